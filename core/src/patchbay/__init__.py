@@ -1,0 +1,1 @@
+"""What every Patchbay service uses: dialect codecs, settings, Redis state, worker runtime."""
