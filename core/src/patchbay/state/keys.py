@@ -1,0 +1,59 @@
+"""Every key that Patchbay keeps in Redis, each with its type, its time to live and its owner.
+
+All names start with `pb:`. Keys that one script touches share a hash tag, the part in braces, so that Redis Cluster
+keeps them on one shard (https://valkey.io/topics/cluster-spec/#hash-tags). All times are the server's own clock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CONNECTIONS: Final = "pb:{admission}:connections"
+"""Sorted set: lease -> when it expires (ms). TTL 600 s, renewed by every change. Owner: `admission`. One member for
+each request that holds a place in the cluster."""
+
+PROBE: Final = "pb:{admission}:probe"
+"""String: the replica that wrote last. TTL 5 s. Owner: `admission`, which writes it to learn that an unavailable Redis
+takes writes again."""
+
+WORKERS: Final = "pb:{registry}:workers"
+"""Hash: worker id -> `WorkerRecord` as JSON. TTL 86,400 s, renewed by every heartbeat. Owner: `registry`."""
+
+WORKERS_EXPIRY: Final = "pb:{registry}:workers:expiry"
+"""Sorted set: worker id -> when its record expires (ms). TTL 86,400 s, renewed by every heartbeat. Owner:
+`registry`."""
+
+EDGES: Final = "pb:{registry}:edges"
+"""Hash: edge id -> `EdgeRecord` as JSON. TTL 86,400 s, renewed by every heartbeat. Owner: `registry`."""
+
+EDGES_EXPIRY: Final = "pb:{registry}:edges:expiry"
+"""Sorted set: edge id -> when its record expires (ms). TTL 86,400 s, renewed by every heartbeat. Owner: `registry`."""
+
+REGISTRY_EPOCH: Final = "pb:{registry}:epoch"
+"""String: when this registry was first written (microseconds). TTL 86,400 s, renewed by every heartbeat. Owner:
+`registry`. Another value than before means that Redis came back empty."""
+
+REGISTRY_CHANGED: Final = "pb:registry:changed"
+"""Pub/sub channel, no key: `announced <id>` or `withdrawn <id>`. Owner: `registry`."""
+
+_CONCURRENCY_PREFIX: Final = "pb:{admission}:concurrency:"
+
+CONCURRENCY_PATTERN: Final = _CONCURRENCY_PREFIX + "*"
+"""Matches every key that `concurrency` names."""
+
+
+def concurrency(key_id: str) -> str:
+    """Sorted set: lease -> when it expires (ms). TTL 600 s, renewed by every change. Owner: `admission`. One member for
+    each request that this API key has under way."""
+    return _CONCURRENCY_PREFIX + key_id
+
+
+def concurrency_key_id(name: str) -> str:
+    """The API key id in a name made by `concurrency`."""
+    return name.removeprefix(_CONCURRENCY_PREFIX)
+
+
+def rate(key_id: str) -> str:
+    """String `<microseconds>:<level>`: the request-rate bucket of this API key. TTL 120 s, twice what a full bucket
+    takes to drain. Owner: `admission`."""
+    return "pb:{admission}:rate:" + key_id

@@ -1,0 +1,1 @@
+"""What tests of services need, shipped with the code it stands in for."""
