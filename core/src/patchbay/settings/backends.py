@@ -1,0 +1,254 @@
+"""Backends: what may be configured, and what comes out once defaults and credentials are filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+from patchbay.settings.errors import SettingsError
+
+KindName: TypeAlias = Literal["openai", "codebuddy", "gemini", "openrouter", "openai-compatible", "anthropic"]
+CredentialSource: TypeAlias = Literal["api_key", "pass_through", "signed_in"]
+WorkerName: TypeAlias = Literal["openai-worker", "claude-worker"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
+_CODEBUDDY_KEY = re.compile(r"ck_[^.\s]+\.\S+\Z")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a kind of backend before it is configured."""
+
+    worker: WorkerName
+    base_url: str | None
+    key_variable: str | None
+    token_variable: str | None = None
+
+
+KINDS: Mapping[KindName, Kind] = {
+    "openai": Kind("openai-worker", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "anthropic": Kind("claude-worker", "https://api.anthropic.com", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+    "gemini": Kind("openai-worker", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+    "openrouter": Kind("openai-worker", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "codebuddy": Kind("openai-worker", "https://www.codebuddy.ai/v2", "CODEBUDDY_API_KEY"),
+    "openai-compatible": Kind("openai-worker", None, None),
+}
+
+
+class Timeouts(BaseModel):
+    """How long an upstream may take, in seconds. A single number is the longest silence: first byte and idle."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connect: PositiveFloat = Field(default=10.0, description="Until the connection stands.")
+    first_byte: PositiveFloat = Field(
+        default=600.0,
+        description="From the request to the answer's head: deep reasoning and cold models are silent for minutes.",
+    )
+    idle: PositiveFloat = Field(default=300.0, description="The longest silence within an answer.")
+    total: PositiveFloat = Field(default=3600.0, description="The whole answer, however lively.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: object) -> object:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            seconds = float(value)
+            return {
+                "connect": min(10.0, seconds),
+                "first_byte": seconds,
+                "idle": seconds,
+                "total": max(3600.0, seconds),
+            }
+        return value
+
+
+def _url(text: str) -> str:
+    if not re.match(r"https?://[^\s/@]+(/\S*)?\Z", text):
+        raise ValueError("must be an http:// or https:// URL without a user or password; a credential goes in api_key")
+    return text.rstrip("/")
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+OptionalSecret: TypeAlias = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
+
+
+class BackendConfig(BaseModel):
+    """One backend as written in the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(default=True, description="false takes the backend out without deleting its settings.")
+    kind: KindName | None = Field(
+        default=None,
+        description="openai, codebuddy, gemini, openrouter, openai-compatible or anthropic; "
+        "may be left out when the backend's name is a kind.",
+    )
+    base_url: Annotated[str, AfterValidator(_url)] | None = Field(
+        default=None, description="The upstream's URL; each kind but openai-compatible has one of its own."
+    )
+    api_key: OptionalSecret = Field(
+        default=None, description="The upstream's key; left out: the kind's standard variable, such as OPENAI_API_KEY."
+    )
+    auth_token: OptionalSecret = Field(
+        default=None, description="An OAuth bearer token instead of a key (anthropic); left out: ANTHROPIC_AUTH_TOKEN."
+    )
+    credentials: CredentialSource = Field(
+        default="api_key", description="api_key, or pass_through: the caller's own key goes upstream and nowhere else."
+    )
+    model: str | None = Field(default=None, description="The model to ask for, whatever the client names.")
+    models: tuple[str, ...] = Field(default=(), description="What /v1/models lists; empty: what the upstream offers.")
+    timeout: Timeouts = Field(
+        default=Timeouts(), description="Seconds of silence, or connect, first_byte, idle and total."
+    )
+    strict_parameters: bool = Field(
+        default=False,
+        description="Refuse what the backend cannot honour with 400, instead of dropping it with a warning.",
+    )
+    headers: dict[str, SecretStr] = Field(
+        default={}, description="Headers to add to each request upstream; kept secret."
+    )
+    max_concurrency: PositiveInt | None = Field(
+        default=None, description="Requests at a time per worker replica; null: the worker's capacity."
+    )
+
+
+class BackendsConfig(BaseModel):
+    """The `backends` section: `default_backend` beside the backends by name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, BackendConfig]
+
+    default_backend: str | None = Field(
+        default=None, description="What answers when no route matches; left out: the first backend with a credential."
+    )
+
+    @property
+    def named(self) -> Mapping[str, BackendConfig]:
+        return self.__pydantic_extra__ or {}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend with everything filled in.
+
+    Attributes:
+        worker: The service that serves it.
+        signed_in: Whether a credential is there, or none is needed. Presence, not validity.
+        detail: What is missing and how to mend it; empty: nothing.
+        headers: To add to each request upstream; secrets.
+        max_concurrency: Requests at a time per worker replica.
+    """
+
+    name: str
+    kind: KindName
+    base_url: str
+    worker: WorkerName
+    timeouts: Timeouts
+    api_key: SecretStr | None = None
+    auth_token: SecretStr | None = None
+    credentials: CredentialSource = "api_key"
+    model: str | None = None
+    models: tuple[str, ...] = ()
+    strict_parameters: bool = False
+    headers: Mapping[str, SecretStr] = field(default_factory=lambda: MappingProxyType({}))
+    max_concurrency: int | None = None
+    signed_in: bool = False
+    detail: str = ""
+
+
+def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Backend:
+    """Fills in what a backend's configuration leaves out.
+
+    Raises:
+        SettingsError: When something is missing or does not fit.
+    """
+    where = f"backends.{name}"
+    kind = _kind(name, config)
+    known = KINDS[kind]
+    base_url = config.base_url or known.base_url
+    if base_url is None:
+        raise SettingsError(
+            f"{where}.base_url: an openai-compatible backend needs one, such as http://127.0.0.1:11434/v1"
+        )
+    if config.credentials == "signed_in":
+        raise SettingsError(
+            f"{where}.credentials: signed_in is not possible for kind {kind}; use api_key or pass_through"
+        )
+    if config.auth_token is not None and known.token_variable is None:
+        raise SettingsError(f"{where}.auth_token: kind {kind} takes an api_key")
+    api_key, auth_token = _credential(where, kind, config, environ=environ)
+    signed_in = bool(api_key or auth_token) or config.credentials == "pass_through" or known.key_variable is None
+    return Backend(
+        name=name,
+        kind=kind,
+        base_url=base_url,
+        worker=known.worker,
+        timeouts=config.timeout,
+        api_key=api_key,
+        auth_token=auth_token,
+        credentials=config.credentials,
+        model=config.model or None,
+        models=config.models,
+        strict_parameters=config.strict_parameters,
+        headers=MappingProxyType(dict(config.headers)),
+        max_concurrency=config.max_concurrency,
+        signed_in=signed_in,
+        detail="" if signed_in else f"no credential: set {known.key_variable} or {where}.api_key",
+    )
+
+
+def _kind(name: str, config: BackendConfig) -> KindName:
+    if not _NAME.match(name):
+        raise SettingsError(f"backends.{name}: a backend's name is made of letters, digits, - and _")
+    if config.kind is not None:
+        return config.kind
+    for kind in KINDS:
+        if name == kind:
+            return kind
+    raise SettingsError(f"backends.{name}.kind: is missing; one of {', '.join(KINDS)}")
+
+
+def _credential(
+    where: str, kind: KindName, config: BackendConfig, *, environ: Mapping[str, str]
+) -> tuple[SecretStr | None, SecretStr | None]:
+    """The key or the token, from the configuration or else from the standard variables."""
+    if config.credentials == "pass_through":
+        if config.api_key or config.auth_token:
+            raise SettingsError(
+                f"{where}.api_key: with credentials: pass_through the caller brings the key; leave it out"
+            )
+        return None, None
+    known = KINDS[kind]
+    api_key, auth_token, source = config.api_key, config.auth_token, f"{where}.api_key"
+    if api_key is None and auth_token is None:
+        if key := environ.get(known.key_variable or "", "").strip():
+            api_key, source = SecretStr(key), str(known.key_variable)
+        elif token := environ.get(known.token_variable or "", "").strip():
+            auth_token = SecretStr(token)
+    if kind == "codebuddy" and api_key and not _CODEBUDDY_KEY.match(api_key.get_secret_value()):
+        raise SettingsError(f"{source}: a CodeBuddy key has the form ck_<id>.<secret>")
+    return api_key, auth_token
+
+
+def has_standard_credential(kind: KindName, environ: Mapping[str, str]) -> bool:
+    """Whether one of the kind's standard variables is set."""
+    known = KINDS[kind]
+    return any(environ.get(name, "").strip() for name in (known.key_variable, known.token_variable) if name)
