@@ -1,0 +1,1 @@
+"""Patchbay's edge: terminates HTTP clients and forwards canonical chats to the workers."""

@@ -1,0 +1,1 @@
+"""Serves OpenAI-compatible upstreams: OpenAI, CodeBuddy, Gemini, OpenRouter and any server of that dialect."""

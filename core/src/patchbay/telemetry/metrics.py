@@ -1,0 +1,33 @@
+"""Every metric of every service, declared once. Names follow https://prometheus.io/docs/practices/naming/."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+WORKER_IN_FLIGHT = Gauge("patchbay_worker_in_flight", "Chats running in this worker.")
+WORKER_CHATS = Counter("patchbay_worker_chats_total", "Chats ended, by how.", ["backend", "outcome"])
+WORKER_CHAT_SECONDS = Histogram(
+    "patchbay_worker_chat_seconds", "Seconds from a chat's call to its end.", ["backend"], buckets=_SECONDS
+)
+
+EDGE_IN_FLIGHT = Gauge("patchbay_edge_in_flight", "Client requests running in this edge.")
+EDGE_REQUESTS = Counter("patchbay_edge_requests_total", "Client requests answered.", ["endpoint", "dialect", "status"])
+EDGE_FIRST_BYTE_SECONDS = Histogram(
+    "patchbay_edge_first_byte_seconds",
+    "Seconds from a request's arrival to the first byte of its answer's body.",
+    ["dialect", "backend"],
+    buckets=_SECONDS,
+)
+EDGE_REQUEST_SECONDS = Histogram(
+    "patchbay_edge_request_seconds", "Seconds from a request's arrival to its end.", ["dialect"], buckets=_SECONDS
+)
+EDGE_RETRIES = Counter("patchbay_edge_retries_total", "Attempts after the first one, by why.", ["backend", "reason"])
+EDGE_DISCONNECTS = Counter("patchbay_edge_disconnects_total", "Clients that left before their answer ended.")
+EDGE_STREAM_ERRORS = Counter(
+    "patchbay_edge_stream_errors_total", "Answers that ended in an error after their head was sent.", ["backend"]
+)
+EDGE_DENIED = Counter("patchbay_edge_denied_total", "Requests refused by a limit.", ["limit"])
+EDGE_TOKENS = Counter("patchbay_edge_tokens_total", "Tokens used, by kind.", ["backend", "model", "kind"])
+REDIS_DOWN = Gauge("patchbay_redis_down", "1 while Redis cannot be reached from this process.")

@@ -1,0 +1,1 @@
+"""How a worker talks to an upstream over HTTP: transport, credentials and profile are three separate things."""

@@ -1,0 +1,215 @@
+"""A backend behind HTTP: a profile of one dialect, a credential and a transport, joined."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import msgspec
+
+from patchbay.canonical import Chat, ChatEvent, Error, Head, Warning
+from patchbay.dialects.base import ReadOptions
+from patchbay.errors import INVALID_REQUEST, UPSTREAM, PatchbayError, make_error
+from patchbay.settings import Backend
+from patchbay.upstream.credentials import auth_headers
+from patchbay.upstream.estimate import estimate_tokens
+from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream, UpstreamResponse
+from patchbay.upstream.profile import Profile
+from patchbay_proto.v1.provider_pb2 import (
+    BackendStatus,
+    ChatRequest,
+    CountTokensRequest,
+    CountTokensResponse,
+    Credential,
+    Model,
+)
+
+Quirks = TypeVar("Quirks")
+
+_FORWARDED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "ratelimit-", "x-codex-")
+_FORWARDED_NAMES = frozenset({"retry-after", "retry-after-ms", "request-id", "x-request-id", "x-should-retry"})
+_MAX_LIST_BYTES = 8 * 1024 * 1024
+
+
+class _ModelEntry(msgspec.Struct):
+    id: str
+    display_name: str = ""
+    created: float | None = None
+    created_at: str | float | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_ModelEntry]
+
+
+class _TokenCount(msgspec.Struct):
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    body: bytes
+    warnings: tuple[Warning, ...]
+    options: ReadOptions
+
+
+class HttpProvider(Generic[Quirks]):
+    """Serves one backend of an HTTP upstream."""
+
+    def __init__(self, backend: Backend, profile: Profile[Quirks]) -> None:
+        self.name = backend.name
+        self.max_concurrency = backend.max_concurrency
+        self._backend = backend
+        self._profile = profile
+        self._dialect = profile.dialect
+        self._upstream = HttpUpstream(backend.base_url, backend.timeouts)
+
+    def status(self) -> BackendStatus:
+        return BackendStatus(
+            name=self.name,
+            kind=self._backend.kind,
+            dialect=self._dialect.name if self._profile.native else "",
+            signed_in=self._backend.signed_in,
+            detail=self._backend.detail,
+        )
+
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[list[ChatEvent], None]:
+        """The events of one answer, as the upstream's pieces arrive. Errors are events, the last ones."""
+        try:
+            prepared = self._prepare(request)
+            headers = self._headers(request.headers, request.credential if request.HasField("credential") else None)
+            async with (
+                self._upstream.request(
+                    "POST", self._profile.chat_path, headers=headers, body=prepared.body
+                ) as response,
+                aclosing(self._answer(response, prepared)) as events,
+            ):
+                async for some in events:
+                    yield some
+        except PatchbayError as error:
+            yield [ChatEvent(error=error.error)]
+
+    async def _answer(self, response: UpstreamResponse, prepared: _Prepared) -> AsyncGenerator[list[ChatEvent], None]:
+        first = [ChatEvent(head=_head(response)), *(ChatEvent(warning=warning) for warning in prepared.warnings)]
+        if response.status >= 300:
+            yield [*first, ChatEvent(error=await self._read_error(response))]
+            return
+        yield first
+        content_type = response.content_type or prepared.options.content_type
+        reader = self._dialect.read_events(replace(prepared.options, content_type=content_type))
+        async for data in response.pieces():
+            events = reader.feed(data)
+            if events:
+                if events[-1].HasField("finished"):
+                    response.finished()
+                yield events
+        events = reader.close()
+        if events:
+            yield events
+
+    def _prepare(self, request: ChatRequest) -> _Prepared:
+        if request.WhichOneof("payload") == "native":
+            return self._prepare_native(request)
+        # The upstream always streams, whatever the client wants: the idle timer then sees that it is alive.
+        chat = Chat()
+        chat.CopyFrom(request.chat)
+        chat.stream = True
+        written = self._dialect.write_request(chat, request.model, self._profile.quirks)
+        if written.warnings and self._backend.strict_parameters:
+            first = written.warnings[0]
+            raise PatchbayError(
+                make_error(INVALID_REQUEST, f"{first.parameter}: {first.message}", parameter=first.parameter)
+            )
+        return _Prepared(written.body, written.warnings, ReadOptions(names=written.names))
+
+    def _prepare_native(self, request: ChatRequest) -> _Prepared:
+        native = request.native
+        if native.dialect != self._dialect.name or not self._profile.native:
+            message = f"the backend `{self.name}` does not take {native.dialect} bodies"
+            raise PatchbayError(make_error(INVALID_REQUEST, message))
+        edit = self._dialect.edit_native(native.body, request.model or None)
+        return _Prepared(edit.body, (), ReadOptions(native=True, hide_usage=edit.hide_usage))
+
+    def _headers(self, forwarded: Mapping[str, str], caller: Credential | None) -> dict[str, str]:
+        headers = {"content-type": "application/json", **self._profile.headers}
+        headers |= {name: value for name, value in forwarded.items() if name in self._profile.forwarded_headers}
+        headers |= {name.lower(): value.get_secret_value() for name, value in self._backend.headers.items()}
+        return headers | auth_headers(self._backend, self._profile.key_header, caller)
+
+    async def _read_error(self, response: UpstreamResponse) -> Error:
+        body = await response.read(MAX_ERROR_BYTES)
+        return self._dialect.errors.read(response.status, response.headers, body)
+
+    async def count_tokens(self, request: CountTokensRequest) -> CountTokensResponse:
+        """The upstream's own count, or an estimate where it has no counter. An upstream's refusal is in `error`."""
+        path = self._profile.count_tokens_path
+        try:
+            if path is None:
+                return CountTokensResponse(input_tokens=estimate_tokens(self._canonical(request)), estimated=True)
+            if request.WhichOneof("payload") == "native" and request.native.dialect == self._dialect.name:
+                body = self._dialect.edit_native(request.native.body, request.model or None).body
+            else:
+                body = self._count_body(request)
+            headers = self._headers(request.headers, request.credential if request.HasField("credential") else None)
+            async with self._upstream.request("POST", path, headers=headers, body=body) as response:
+                if response.status >= 300:
+                    return CountTokensResponse(error=await self._read_error(response))
+                count = msgspec.json.decode(await response.read(_MAX_LIST_BYTES), type=_TokenCount)
+                return CountTokensResponse(input_tokens=count.input_tokens)
+        except PatchbayError as error:
+            return CountTokensResponse(error=error.error)
+        except msgspec.DecodeError:
+            return CountTokensResponse(error=make_error(UPSTREAM, "the upstream's token count cannot be read"))
+
+    def _count_body(self, request: CountTokensRequest) -> bytes:
+        written = self._dialect.write_request(self._canonical(request), request.model, self._profile.quirks)
+        fields = msgspec.json.decode(written.body, type=dict[str, msgspec.Raw])
+        counted = self._profile.count_tokens_fields
+        return msgspec.json.encode({name: value for name, value in fields.items() if name in counted})
+
+    def _canonical(self, request: CountTokensRequest) -> Chat:
+        if request.WhichOneof("payload") == "native":
+            return self._dialect.read_request(request.native.body)
+        return request.chat
+
+    async def list_models(self, caller: Credential | None) -> list[Model]:
+        """The configured models if there are any, else the upstream's list, else the profile's.
+
+        Raises:
+            PatchbayError: When the upstream refuses or cannot be reached.
+        """
+        configured = self._backend.models or ([self._backend.model] if self._backend.model else [])
+        if configured or self._profile.models_path is None:
+            return [self._model(_ModelEntry(id=name)) for name in configured or self._profile.models]
+        headers = self._headers({}, caller)
+        async with self._upstream.request("GET", self._profile.models_path, headers=headers) as response:
+            if response.status >= 300:
+                raise PatchbayError(await self._read_error(response))
+            try:
+                listed = msgspec.json.decode(await response.read(_MAX_LIST_BYTES), type=_ModelList)
+            except msgspec.DecodeError as error:
+                raise PatchbayError(make_error(UPSTREAM, "the upstream's model list cannot be read")) from error
+        return [self._model(entry) for entry in listed.data]
+
+    def _model(self, entry: _ModelEntry) -> Model:
+        return Model(
+            id=entry.id.removeprefix("models/"),
+            display_name=entry.display_name,
+            created=int(entry.created or 0),
+            backend=self.name,
+            owned_by=self._profile.owned_by,
+        )
+
+    async def aclose(self) -> None:
+        await self._upstream.aclose()
+
+
+def _head(response: UpstreamResponse) -> Head:
+    headers = {
+        name: value
+        for name, value in response.headers.items()
+        if name in _FORWARDED_NAMES or name.startswith(_FORWARDED_PREFIXES)
+    }
+    return Head(status=response.status, headers=headers, content_type=response.content_type)

@@ -1,0 +1,161 @@
+"""Runs a worker: serves gRPC, keeps itself in the registry, drains when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from patchbay.settings import Settings, load_or_exit
+from patchbay.state.connection import connect
+from patchbay.state.registry import Announcer, BackendRecord, WorkerRecord
+from patchbay.telemetry import logs
+from patchbay.worker.service import Provider, ProviderService
+from patchbay_proto.v1 import provider_pb2, provider_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+_SERVER_OPTIONS = (
+    # The edge bounds a request's size; an answer's size is the provider's business.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    # The edge pings idle connections to notice a dead host; do not take that for abuse.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+_SERVICE_NAME = provider_pb2.DESCRIPTOR.services_by_name["Provider"].full_name
+# Edges learn of a drain at once through Redis; those that cannot hear it have this long to read the health status.
+_DRAIN_GRACE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """What makes one worker different from another.
+
+    Attributes:
+        service: Its name, for example `openai-worker`.
+        port: The port it listens on; 0 for any free one.
+        metrics_port: The port of its Prometheus metrics; 0 for none.
+        build: Makes the providers of the backends this worker serves.
+    """
+
+    service: str
+    port: Callable[[Settings], int]
+    metrics_port: Callable[[Settings], int]
+    build: Callable[[Settings], Sequence[Provider]]
+
+
+def main(worker: Worker) -> None:
+    """The entry point of a worker's command. Exits 0 after a drain, 2 when the configuration is wrong."""
+    settings = load_or_exit(f"patchbay-{worker.service}")
+    logs.configure(settings.telemetry, service=worker.service)
+    uvloop.run(run(worker, settings))
+
+
+async def run(worker: Worker, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains."""
+    options = settings.workers
+    worker_id = f"{worker.service}-{uuid.uuid4().hex[:12]}"
+    version = metadata.version(f"patchbay-{worker.service}")
+    providers = worker.build(settings)
+    service = ProviderService(
+        worker_id=worker_id,
+        version=version,
+        providers=providers,
+        capacity=options.capacity,
+        window_seconds=options.batch_window_ms / 1000,
+    )
+    server = grpc.aio.server(options=_SERVER_OPTIONS)
+    provider_pb2_grpc.add_ProviderServicer_to_server(service, server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = server.add_insecure_port(f"{options.host}:{worker.port(settings)}")
+    await server.start()
+    await _set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
+    if worker.metrics_port(settings):
+        start_http_server(worker.metrics_port(settings), addr=options.host)
+
+    started_at = time.time()
+    address = f"{options.advertise_host or _reachable(options.host)}:{port}"
+
+    def describe() -> WorkerRecord:
+        return WorkerRecord(
+            id=worker_id,
+            service=worker.service,
+            address=address,
+            version=version,
+            started_at=started_at,
+            capacity=options.capacity,
+            in_flight=service.in_flight,
+            draining=service.draining,
+            backends=tuple(
+                BackendRecord(
+                    name=status.name,
+                    kind=status.kind,
+                    dialect=status.dialect,
+                    signed_in=status.signed_in,
+                    detail=status.detail,
+                )
+                for status in service.backends()
+            ),
+        )
+
+    stop = _stop_signal()
+    redis = connect(settings.redis.connect_url(), timeout=settings.redis.timeout_seconds)
+    announcer = Announcer(
+        redis,
+        describe,
+        interval=options.heartbeat_seconds,
+        ttl=options.heartbeat_ttl_seconds,
+        timeout=settings.redis.timeout_seconds,
+    )
+    announcing = asyncio.create_task(announcer.run(), name="announcer")
+    log.info("serving", address=address, backends=[provider.name for provider in providers], worker_id=worker_id)
+    await stop.wait()
+
+    log.info("draining", in_flight=service.in_flight, seconds=options.drain_seconds)
+    service.draining = True
+    await _set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await announcer.announce_now()
+    await asyncio.sleep(_DRAIN_GRACE_SECONDS)
+    if not await service.drain(options.drain_seconds):
+        log.warning("drain_deadline", in_flight=service.in_flight)
+    announcing.cancel()
+    await asyncio.wait([announcing])
+    await server.stop(1.0)
+    for provider in providers:
+        await provider.aclose()
+    await redis.aclose()
+    log.info("stopped")
+
+
+async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:
+    for name in ("", _SERVICE_NAME):
+        await servicer.set(name, status)
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _reachable(host: str) -> str:
+    """The address that others use for a bind address, as far as one machine can tell."""
+    return socket.gethostbyname(socket.gethostname()) if host in ("0.0.0.0", "::", "") else host

@@ -1,0 +1,197 @@
+"""The gRPC service that every worker offers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+import grpc
+import structlog
+
+from patchbay.canonical import ChatEvent, ChatEvents
+from patchbay.errors import INTERNAL, PatchbayError, make_error
+from patchbay.telemetry import metrics
+from patchbay.worker.windows import windows
+from patchbay_proto.v1 import provider_pb2_grpc
+from patchbay_proto.v1.provider_pb2 import (
+    BackendStatus,
+    ChatRequest,
+    CountTokensRequest,
+    CountTokensResponse,
+    Credential,
+    ListModelsRequest,
+    ListModelsResponse,
+    Model,
+    StatusRequest,
+    StatusResponse,
+)
+
+log = structlog.get_logger(__name__)
+
+# How long a client should wait when every stream of this worker is taken.
+_FULL_RETRY_SECONDS = 1
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class Provider(Protocol):
+    """One backend, whatever is behind it."""
+
+    name: str
+    # Chats at once; None: the worker's capacity.
+    max_concurrency: int | None
+
+    def status(self) -> BackendStatus: ...
+
+    def chat(self, request: ChatRequest) -> AsyncGenerator[list[ChatEvent], None]:
+        """The events of one answer, in the groups they came in. Upstream errors are events, not exceptions."""
+
+    async def count_tokens(self, request: CountTokensRequest) -> CountTokensResponse: ...
+
+    async def list_models(self, caller: Credential | None) -> list[Model]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ProviderService(provider_pb2_grpc.ProviderServicer):
+    """Serves a worker's backends, up to its capacity, until it drains.
+
+    Args:
+        worker_id: This replica's id.
+        version: This worker's version.
+        providers: The backends served here.
+        capacity: How many chats may run at once.
+        window_seconds: How long a small event may wait for others.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        version: str,
+        providers: Sequence[Provider],
+        capacity: int,
+        window_seconds: float,
+    ) -> None:
+        self._worker_id = worker_id
+        self._version = version
+        self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
+        self._capacity = capacity
+        self._window_seconds = window_seconds
+        self._running: Counter[str] = Counter()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.in_flight = 0
+        self.draining = False
+
+    def backends(self) -> list[BackendStatus]:
+        return [provider.status() for provider in self._providers.values()]
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuses new chats and waits for the running ones. False: some still ran after `seconds`."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def Chat(self, request: ChatRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        provider = await self._provider(request.backend, context)
+        limit = provider.max_concurrency
+        if self.in_flight >= self._capacity or (limit is not None and self._running[provider.name] >= limit):
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"every stream of this worker for the backend `{provider.name}` is taken",
+                (("retry-after", str(_FULL_RETRY_SECONDS)),),
+            )
+        self.in_flight += 1
+        self._running[provider.name] += 1
+        self._idle.clear()
+        metrics.WORKER_IN_FLIGHT.inc()
+        try:
+            await self._stream(provider, request, context)
+        finally:
+            self.in_flight -= 1
+            self._running[provider.name] -= 1
+            metrics.WORKER_IN_FLIGHT.dec()
+            if not self.in_flight:
+                self._idle.set()
+
+    async def _stream(self, provider: Provider, request: ChatRequest, context: Context) -> None:
+        started = time.monotonic()
+        outcome = "cancelled"
+        try:
+            async with aclosing(windows(provider.chat(request), self._window_seconds)) as stream:
+                async for window in stream:
+                    outcome = _outcome(window, outcome)
+                    await context.write(window)
+        except grpc.aio.UsageError:
+            # The call ended under our hands: the client is gone, and so is whom to tell.
+            outcome = "cancelled"
+        except Exception:
+            outcome = "crashed"
+            log.exception("chat_crashed", backend=provider.name, request_id=request.request_id)
+            error = make_error(INTERNAL, "the worker failed; its log has the details under this request's id")
+            await context.write(ChatEvents(events=[ChatEvent(error=error)]))
+        finally:
+            metrics.WORKER_CHATS.labels(provider.name, outcome).inc()
+            metrics.WORKER_CHAT_SECONDS.labels(provider.name).observe(time.monotonic() - started)
+
+    async def CountTokens(self, request: CountTokensRequest, context: Context) -> CountTokensResponse:  # noqa: N802
+        provider = await self._provider(request.backend, context)
+        return await provider.count_tokens(request)
+
+    async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
+        if request.backend:
+            providers: Sequence[Provider] = [await self._provider(request.backend, context)]
+        else:
+            providers = list(self._providers.values())
+        credential = request.credential if request.HasField("credential") else None
+        response = ListModelsResponse()
+        for provider, result in zip(
+            providers, await asyncio.gather(*(_list(provider, credential) for provider in providers)), strict=True
+        ):
+            if isinstance(result, str):
+                response.failures[provider.name] = result
+            else:
+                response.models.extend(result)
+        return response
+
+    async def Status(self, request: StatusRequest, context: Context) -> StatusResponse:  # noqa: N802
+        return StatusResponse(
+            worker_id=self._worker_id,
+            version=self._version,
+            backends=self.backends(),
+            capacity=self._capacity,
+            in_flight=self.in_flight,
+            draining=self.draining,
+        )
+
+    async def _provider(self, backend: str, context: Context) -> Provider:
+        if self.draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker is draining")
+        provider = self._providers.get(backend)
+        if provider is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"this worker does not serve the backend `{backend}`")
+            raise AssertionError("abort raises")
+        return provider
+
+
+async def _list(provider: Provider, credential: Credential | None) -> list[Model] | str:
+    try:
+        return await provider.list_models(credential)
+    except PatchbayError as error:
+        return error.error.message
+
+
+def _outcome(window: ChatEvents, before: str) -> str:
+    last = window.events[-1].WhichOneof("event")
+    if last == "error":
+        return "error"
+    return "finished" if any(event.HasField("finished") for event in window.events) else before

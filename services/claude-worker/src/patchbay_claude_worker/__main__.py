@@ -1,0 +1,20 @@
+"""The command `patchbay-claude-worker`."""
+
+from patchbay.worker.runtime import Worker
+from patchbay.worker.runtime import main as run_worker
+from patchbay_claude_worker.providers import build
+
+WORKER = Worker(
+    service="claude-worker",
+    port=lambda settings: settings.workers.claude_port,
+    metrics_port=lambda settings: settings.workers.claude_metrics_port,
+    build=build,
+)
+
+
+def main() -> None:
+    run_worker(WORKER)
+
+
+if __name__ == "__main__":
+    main()

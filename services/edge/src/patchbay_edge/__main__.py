@@ -1,0 +1,79 @@
+"""The command `patchbay-edge`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+import uvloop
+from prometheus_client import start_http_server
+
+from patchbay.settings import Settings, load_or_exit
+from patchbay.telemetry import logs
+from patchbay_edge.app import Application, Edge
+
+log = structlog.get_logger(__name__)
+
+# After the drain deadline, what a broken-off answer needs to say so.
+_LAST_WORDS_SECONDS = 2
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that turns the edge's readiness red before it stops, and whose process then ends with 0."""
+
+    def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
+        super().__init__(config)
+        self._edge = edge
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Replaces uvicorn's own, which raises the signal again once it has stopped."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain)
+        yield
+
+    def _drain(self) -> None:
+        if not self._edge.gateway.draining:
+            log.info("draining", seconds=self._edge.settings.server.drain_seconds)
+            self._edge.gateway.drain(self._edge.settings.server.drain_seconds)
+        self.should_exit = True
+
+
+def main() -> None:
+    settings = load_or_exit("patchbay-edge")
+    logs.configure(settings.telemetry, service="edge")
+    for notice in settings.notices:
+        log.warning("notice", notice=notice)
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then lets running answers end."""
+    edge = Edge(settings)
+    config = uvicorn.Config(
+        Application(edge),
+        host=settings.server.host,
+        port=settings.server.port,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.server.drain_seconds) + _LAST_WORDS_SECONDS,
+        backlog=4096,
+    )
+    if settings.server.metrics_port:
+        start_http_server(settings.server.metrics_port, addr=settings.server.host)
+    await DrainingServer(config, edge).serve()
+
+
+if __name__ == "__main__":
+    main()

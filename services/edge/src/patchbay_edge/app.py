@@ -1,0 +1,194 @@
+"""The edge's ASGI application: the hot paths raw, everything else through FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from patchbay.errors import INTERNAL, PatchbayError, code_of_status, make_error
+from patchbay.settings import Settings
+from patchbay.state.admission import Admission, Limits
+from patchbay.state.connection import connect
+from patchbay.state.registry import Announcer, Directory, EdgeRecord
+from patchbay_edge import catalog
+from patchbay_edge.callers import Callers
+from patchbay_edge.catalog import Catalog
+from patchbay_edge.endpoints import Endpoints, dialect_of
+from patchbay_edge.exchange import Receive, Scope, Send
+from patchbay_edge.gateway import Gateway
+from patchbay_edge.picking import Picker
+from patchbay_edge.readiness import readiness
+from patchbay_edge.routing import Router
+from patchbay_edge.transport import Connections
+
+VERSION = metadata.version("patchbay-edge")
+
+
+class Edge:
+    """Everything one edge process is made of."""
+
+    def __init__(self, settings: Settings) -> None:
+        timeout = settings.redis.timeout_seconds
+        self.settings = settings
+        self.backends = settings.enabled_backends()
+        self.redis = connect(settings.redis.connect_url(), timeout=timeout)
+        self.directory = Directory(self.redis, timeout=timeout)
+        self.connections = Connections()
+        self.picker = Picker(self.directory, self.connections)
+        self.router = Router(settings.enabled_routes(), self.backends, settings.default_backend)
+        limits = Limits(
+            requests_per_minute=settings.limits.requests_per_minute,
+            concurrent_requests=settings.limits.concurrent_requests,
+            max_connections=settings.limits.max_connections,
+        )
+        record = EdgeRecord(id=f"edge-{uuid.uuid4().hex[:12]}", version=VERSION, started_at=time.time())
+        self.announcer = Announcer(self.redis, lambda: record, timeout=timeout)
+        self.admission = Admission(
+            self.redis,
+            replica_id=record.id,
+            limits=limits,
+            lease_seconds=settings.limits.lease_seconds,
+            on_redis_down=settings.limits.on_redis_down,
+            live_replicas=lambda: max(1, self.directory.edges),
+            timeout=timeout,
+        )
+        self.callers = Callers(settings.security, limits)
+        self.catalog = Catalog(self.router, self.backends, self.picker, self.connections)
+        self.endpoints = Endpoints(route.prefix for route in settings.enabled_routes() if route.prefix)
+        self.gateway = Gateway(
+            settings,
+            callers=self.callers,
+            admission=self.admission,
+            router=self.router,
+            picker=self.picker,
+            connections=self.connections,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs what goes on beside the requests."""
+        await self.directory.refresh()
+        background = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("directory", self.directory.run()),
+                ("admission", self.admission.run()),
+                ("announcer", self.announcer.run()),
+            )
+        ]
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
+            await self.connections.aclose()
+            await self.redis.aclose()
+
+
+class Application:
+    """Sends the hot paths to the gateway and everything else to FastAPI."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._rest = build_rest(edge)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._edge.endpoints.find(scope["path"])
+            if endpoint is not None:
+                await self._edge.gateway.serve(endpoint, scope, receive, send)
+                return
+        await self._rest(scope, receive, _with_request_id(send))
+
+
+def build_rest(edge: Edge) -> FastAPI:
+    """Health, readiness, model lists, and the errors of paths that nothing serves."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with edge.running():
+            yield
+
+    app = FastAPI(title="Patchbay", version=VERSION, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    async def root() -> dict[str, str]:
+        return {"service": "patchbay", "version": VERSION}
+
+    @app.api_route("/health", methods=["GET", "HEAD"])
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.api_route("/ready", methods=["GET", "HEAD"])
+    async def ready() -> JSONResponse:
+        status, body = readiness(edge)
+        return JSONResponse(body, status_code=status)
+
+    for prefix in edge.endpoints.prefixes:
+        _add_models(app, edge, prefix)
+
+    @app.exception_handler(PatchbayError)
+    async def on_patchbay_error(request: Request, error: PatchbayError) -> Response:
+        return _error_response(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        message = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible here"}
+        text = message.get(error.status_code, str(error.detail))
+        failure = make_error(code_of_status(error.status_code), text, http_status=error.status_code)
+        return _error_response(request, PatchbayError(failure), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def on_exception(request: Request, _: Exception) -> Response:
+        return _error_response(request, PatchbayError(make_error(INTERNAL, "internal error")))
+
+    return app
+
+
+def _add_models(app: FastAPI, edge: Edge, prefix: str) -> None:
+    @app.get(f"{prefix}/v1/models")
+    async def list_models(request: Request) -> dict[str, object]:
+        identity = edge.callers.identify(request.headers)
+        models = await edge.catalog.models(prefix, identity.credential)
+        anthropic = "anthropic-version" in request.headers
+        return catalog.anthropic_list(models) if anthropic else catalog.openai_list(models)
+
+    @app.get(f"{prefix}/v1/models/{{name:path}}")
+    async def get_model(name: str, request: Request) -> dict[str, object]:
+        identity = edge.callers.identify(request.headers)
+        model = await edge.catalog.model(prefix, name, identity.credential)
+        anthropic = "anthropic-version" in request.headers
+        return catalog.anthropic_model(model) if anthropic else catalog.openai_model(model)
+
+
+def _error_response(request: Request, failure: PatchbayError, headers: dict[str, str] | None = None) -> Response:
+    dialect = dialect_of(request.url.path, request.headers.keys())
+    written = dialect.errors.write(failure.error, request.scope.get("patchbay_request_id", ""))
+    return Response(
+        written.body,
+        status_code=written.status,
+        media_type=written.content_type,
+        headers={**(headers or {}), **written.headers},
+    )
+
+
+def _with_request_id(send: Send) -> Send:
+    request_id = f"req_{uuid.uuid4().hex}".encode()
+
+    async def send_with_id(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", []))  # type: ignore[call-overload]
+            headers += [(b"request-id", request_id), (b"x-request-id", request_id)]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_with_id  # type: ignore[return-value]

@@ -1,0 +1,202 @@
+"""Retries and fallbacks, until the first meaningful event; after it never.
+
+Another replica is asked when a worker is away or full. The upstream's own passing failure (overload, 5xx, a timeout) is
+tried once more at the same backend if a short wait may help, then at the next fallback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from patchbay.canonical import ChatEvent, ChatEvents, Error
+from patchbay.errors import UNAVAILABLE, UPSTREAM, PatchbayError, make_error
+from patchbay.state.registry import WorkerRecord
+from patchbay.telemetry import metrics
+from patchbay_edge.picking import Picker
+from patchbay_edge.routing import Target
+from patchbay_edge.transport import ChatCall, Connections, WorkerFailure
+from patchbay_proto.v1.provider_pb2 import ChatRequest
+
+log = structlog.get_logger(__name__)
+
+_REPLICAS_PER_TARGET = 3
+_UPSTREAM_TRIES_PER_TARGET = 2
+# An upstream that asks for a longer wait than this is not waited for: the client is told instead.
+_LONGEST_WAIT_SECONDS = 1.0
+_DECISIVE = frozenset(
+    {
+        "block_start",
+        "text_delta",
+        "thinking_delta",
+        "tool_input_delta",
+        "signature_delta",
+        "block_stop",
+        "finished",
+    }
+)
+
+
+class RetryBudget:
+    """Keeps retries a small share of the traffic, so that they never feed an overload.
+
+    Every request earns a fifth of a retry, up to twenty.
+    """
+
+    def __init__(self) -> None:
+        self._left = 20.0
+
+    def earn(self) -> None:
+        self._left = min(20.0, self._left + 0.2)
+
+    def spend(self) -> bool:
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+@dataclass(slots=True)
+class OpenAnswer:
+    """An answer whose first meaningful event is there."""
+
+    target: Target
+    call: ChatCall
+    # What came until then.
+    first: list[ChatEvent]
+    _rest: AsyncIterator[ChatEvents]
+
+    async def windows(self) -> AsyncGenerator[Sequence[ChatEvent], None]:
+        """All events, the first ones included. A worker that goes away becomes an Error event."""
+        yield self.first
+        try:
+            async for window in self._rest:
+                yield window.events
+        except PatchbayError as error:
+            yield [ChatEvent(error=error.error)]
+
+
+@dataclass(slots=True)
+class _Target:
+    """How one target has fared so far."""
+
+    target: Target
+    avoid: set[str] = field(default_factory=set)
+    replicas: int = 0
+    upstream_tries: int = 0
+
+
+class Attempts:
+    """Opens answers."""
+
+    def __init__(self, picker: Picker, connections: Connections) -> None:
+        self._picker = picker
+        self._connections = connections
+        self._budget = RetryBudget()
+
+    async def open(
+        self,
+        targets: Sequence[Target],
+        request_for: Callable[[Target, WorkerRecord], ChatRequest],
+        *,
+        is_committed: Callable[[], bool],
+    ) -> OpenAnswer:
+        """The first answer that begins well, in the order of `targets`.
+
+        Args:
+            request_for: Builds the request for a target on a worker.
+            is_committed: Whether the client has seen a part of the answer, so that no other may be tried.
+
+        Raises:
+            PatchbayError: The last attempt's error.
+        """
+        self._budget.earn()
+        failure = PatchbayError(make_error(UNAVAILABLE, "no backend to ask"))
+        for target in targets:
+            state = _Target(target)
+            again = True
+            while again:
+                answer = await self._attempt(state, request_for)
+                if isinstance(answer, OpenAnswer):
+                    return answer
+                failure = answer
+                again = failure.error.retryable and await self._try_again(state, failure)
+                if is_committed() or not failure.error.retryable:
+                    raise failure
+        raise failure
+
+    async def _attempt(
+        self, state: _Target, request_for: Callable[[Target, WorkerRecord], ChatRequest]
+    ) -> OpenAnswer | PatchbayError:
+        target = state.target
+        try:
+            worker = await self._picker.pick(target.backend.name, avoid=state.avoid)
+        except PatchbayError as error:
+            return error
+        request = request_for(target, worker)
+        call = self._connections.get(worker.address).chat(request, timeout=target.backend.timeouts.total)
+        opened = False
+        try:
+            rest = aiter(call)
+            first: list[ChatEvent] = []
+            async for window in rest:
+                first += window.events
+                verdict = _judge(window.events)
+                if isinstance(verdict, Error):
+                    return UpstreamFailure(verdict, first)
+                if verdict:
+                    opened = True
+                    return OpenAnswer(target, call, first, rest)
+            return PatchbayError(make_error(UPSTREAM, "the upstream's answer was empty"))
+        except WorkerFailure as error:
+            state.avoid.add(worker.id)
+            if not error.full:
+                self._picker.quarantine(worker)
+            return error
+        except PatchbayError as error:
+            return error
+        finally:
+            if not opened:
+                call.close()
+
+    async def _try_again(self, state: _Target, failure: PatchbayError) -> bool:
+        """Whether this target is worth another attempt; waits a little where that helps."""
+        backend = state.target.backend.name
+        if isinstance(failure, WorkerFailure):
+            state.replicas += 1
+            if state.replicas >= _REPLICAS_PER_TARGET:
+                return False
+            metrics.EDGE_RETRIES.labels(backend, "worker_full" if failure.full else "worker_away").inc()
+            return True
+        state.upstream_tries += 1
+        error = failure.error
+        wait = error.retry_after if error.HasField("retry_after") else random.uniform(0.05, 0.25)
+        tried_out = state.upstream_tries >= _UPSTREAM_TRIES_PER_TARGET
+        if tried_out or wait > _LONGEST_WAIT_SECONDS or not self._budget.spend():
+            return False
+        metrics.EDGE_RETRIES.labels(backend, "upstream").inc()
+        await asyncio.sleep(wait)
+        return True
+
+
+class UpstreamFailure(PatchbayError):
+    """An error event before any content; `events` came with it (the upstream's headers)."""
+
+    def __init__(self, error: Error, events: list[ChatEvent]) -> None:
+        super().__init__(error)
+        self.events = events
+
+
+def _judge(events: Sequence[ChatEvent]) -> Error | bool:
+    """An error, or whether something meaningful has come; the events after the first such one do not matter."""
+    for event in events:
+        kind = event.WhichOneof("event")
+        if kind == "error":
+            return event.error
+        if kind in _DECISIVE or (kind == "native" and not event.native.preamble):
+            return True
+    return False

@@ -1,0 +1,90 @@
+"""Who calls: Patchbay's own keys, and the provider credential a caller may bring along."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from patchbay.errors import AUTHENTICATION, PatchbayError, make_error
+from patchbay.settings import ApiKey, Security
+from patchbay.state.admission import Limits
+from patchbay_proto.v1.provider_pb2 import Caller, Credential
+
+# A Patchbay key, for callers whose usual header holds their own provider key (`credentials: pass_through`).
+KEY_HEADER = "x-patchbay-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller, once it is known."""
+
+    caller: Caller
+    # The key's own limits; None: the configured defaults.
+    limits: Limits | None
+    # What the caller sent as a provider credential; None when its header held the Patchbay key.
+    credential: Credential | None
+
+
+class Callers:
+    """Knows the configured keys, as digests."""
+
+    def __init__(self, security: Security, defaults: Limits) -> None:
+        self._required = security.require_api_key
+        self._pepper = secrets.token_bytes(32)
+        self._keys = [(self._digest(key.key.get_secret_value()), _identity(key, defaults)) for key in security.api_keys]
+
+    def identify(self, headers: Mapping[str, str]) -> Identity:
+        """The caller behind a request's headers (names in lower case).
+
+        Raises:
+            PatchbayError: AUTHENTICATION when a key is required and none, or a wrong one, is there.
+        """
+        offered = _offered(headers)
+        own = headers.get(KEY_HEADER)
+        known = self._find(own if own is not None else offered.secret if offered else None)
+        if known is not None:
+            caller, limits = known
+            return Identity(caller, limits, offered if own is not None else None)
+        if self._required:
+            message = "an API key is required, as x-api-key or as a bearer token"
+            if own is not None or offered is not None:
+                message = "the API key is not known here"
+            raise PatchbayError(make_error(AUTHENTICATION, message))
+        return Identity(Caller(), None, offered)
+
+    def _find(self, secret: str | None) -> tuple[Caller, Limits | None] | None:
+        if secret is None or not self._keys:
+            return None
+        digest = self._digest(secret)
+        found = None
+        # Every key is compared, in constant time, so that the time taken tells nothing.
+        for candidate, identity in self._keys:
+            if hmac.compare_digest(candidate, digest):
+                found = identity
+        return found
+
+    def _digest(self, secret: str) -> bytes:
+        return hmac.digest(self._pepper, secret.encode(), hashlib.sha256)
+
+
+def _identity(key: ApiKey, defaults: Limits) -> tuple[Caller, Limits | None]:
+    caller = Caller(key_id=key.id, organization=key.organization or "", user=key.user or "")
+    if key.requests_per_minute is None and key.concurrent_requests is None:
+        return caller, None
+    return caller, Limits(
+        requests_per_minute=key.requests_per_minute or defaults.requests_per_minute,
+        concurrent_requests=key.concurrent_requests or defaults.concurrent_requests,
+        max_connections=defaults.max_connections,
+    )
+
+
+def _offered(headers: Mapping[str, str]) -> Credential | None:
+    if secret := headers.get("x-api-key", "").strip():
+        return Credential(scheme=Credential.SCHEME_API_KEY, secret=secret)
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret.strip():
+        return Credential(scheme=Credential.SCHEME_BEARER, secret=secret.strip())
+    return None

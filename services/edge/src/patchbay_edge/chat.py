@@ -1,0 +1,197 @@
+"""The hot path: one client request, from its bytes to the last byte of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from patchbay.canonical import Chat
+from patchbay.dialects.base import AnswerOptions
+from patchbay.dialects.native import RequestHead
+from patchbay.errors import UNAVAILABLE, PatchbayError, make_error
+from patchbay.state.registry import WorkerRecord
+from patchbay.telemetry import metrics
+from patchbay_edge.attempts import Attempts, OpenAnswer
+from patchbay_edge.callers import Identity
+from patchbay_edge.endpoints import AnyDialect, Endpoint
+from patchbay_edge.exchange import Exchange
+from patchbay_edge.reply import Reply
+from patchbay_edge.routing import Target
+from patchbay_edge.usage import Meter
+from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, Credential, NativeRequest
+
+# Sent upstream as they came, when the upstream's profile takes them.
+_FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
+_SESSION_HEADERS = ("x-patchbay-session", "x-claude-code-session-id", "session-id", "session_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request, read and identified."""
+
+    exchange: Exchange
+    endpoint: Endpoint
+    identity: Identity
+    body: bytes
+    head: RequestHead
+    targets: list[Target]
+
+    @property
+    def dialect(self) -> AnyDialect:
+        return self.endpoint.dialect
+
+
+class Requests:
+    """Builds the workers' requests of one job; the body is decoded only if some backend needs it so."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._chat: Chat | None = None
+
+    def chat(self) -> Chat:
+        if self._chat is None:
+            self._chat = self._job.dialect.read_request(self._job.body)
+        return self._chat
+
+    def chat_request(self, target: Target, worker: WorkerRecord) -> ChatRequest:
+        job = self._job
+        request = ChatRequest(
+            caller=job.identity.caller,
+            request_id=job.exchange.request_id,
+            session_id=session_of(job.exchange.headers, job.head),
+            backend=target.backend.name,
+            client_dialect=job.dialect.name,
+            headers=forwarded_headers(job.exchange.headers),
+            credential=self.credential(target),
+        )
+        if takes_native(worker, target, job.dialect):
+            request.native.CopyFrom(self._native())
+            request.model = "" if target.model == job.head.model else target.model
+        else:
+            request.chat.CopyFrom(self.chat())
+            request.model = target.model
+        return request
+
+    def count_request(self, target: Target, worker: WorkerRecord) -> CountTokensRequest:
+        job = self._job
+        request = CountTokensRequest(
+            caller=job.identity.caller,
+            request_id=job.exchange.request_id,
+            backend=target.backend.name,
+            model=target.model,
+            headers=forwarded_headers(job.exchange.headers),
+            credential=self.credential(target),
+        )
+        if takes_native(worker, target, job.dialect):
+            request.native.CopyFrom(self._native())
+        else:
+            request.chat.CopyFrom(self.chat())
+        return request
+
+    def _native(self) -> NativeRequest:
+        return NativeRequest(dialect=self._job.dialect.name, body=self._job.body)
+
+    def credential(self, target: Target) -> Credential | None:
+        """The caller's own credential, for the kind of provider it was sent for and no other."""
+        first = self._job.targets[0].backend
+        meant = target.backend.credentials == "pass_through" and target.backend.kind == first.kind
+        return self._job.identity.credential if meant else None
+
+
+async def answer_chat(
+    job: Job,
+    attempts: Attempts,
+    *,
+    hold_seconds: float,
+    ping_seconds: float,
+    started: float,
+    is_out_of_time: Callable[[], bool],
+) -> None:
+    """Answers a chat request.
+
+    Args:
+        hold_seconds: How long the answer's head may wait for its first content.
+        ping_seconds: After how much silence a stream gets a ping.
+        started: When the request came, on the monotonic clock.
+        is_out_of_time: Whether a cancellation means that the edge's time to drain is over.
+
+    Raises:
+        PatchbayError: When it failed before any part of the answer was sent.
+    """
+    requests = Requests(job)
+    stream = job.head.stream
+    include_usage = job.head.include_usage
+    options = AnswerOptions(
+        stream=stream,
+        model=job.head.model,
+        include_usage=include_usage,
+        fallback_id=job.exchange.request_id,
+        created=int(time.time()),
+    )
+    reply = Reply(
+        job.exchange,
+        job.dialect.write_events(options),
+        stream=stream,
+        hold_seconds=hold_seconds,
+        ping_seconds=ping_seconds,
+    )
+    with reply:
+        try:
+            opened = await attempts.open(job.targets, requests.chat_request, is_committed=lambda: reply.committed)
+            await _relay(job, opened, reply, started=started)
+        except PatchbayError as error:
+            await _fail(job, reply, error)
+        except asyncio.CancelledError:
+            if not is_out_of_time():
+                raise
+            await _fail(
+                job, reply, PatchbayError(make_error(UNAVAILABLE, "this server shut down before the answer ended"))
+            )
+
+
+async def _fail(job: Job, reply: Reply, failure: PatchbayError) -> None:
+    """Ends an answer whose head is out with an error of its dialect; raises while a status can still say it."""
+    if not reply.committed:
+        raise failure
+    metrics.EDGE_STREAM_ERRORS.labels(job.targets[0].backend.name).inc()
+    await reply.fail(failure.error)
+
+
+async def _relay(job: Job, opened: OpenAnswer, reply: Reply, *, started: float) -> None:
+    backend = opened.target.backend.name
+    meter = Meter()
+    reply.describe({"x-patchbay-backend": backend}, opened.first)
+    try:
+        async with aclosing(opened.windows()) as windows:
+            async for events in windows:
+                meter.see(events)
+                await reply.write(events)
+        await reply.end()
+    finally:
+        opened.call.close()
+        meter.record(backend, opened.target.model)
+        job.exchange.notes |= {"backend": backend, "model": opened.target.model, **meter.counts()}
+        if meter.failed:
+            metrics.EDGE_STREAM_ERRORS.labels(backend).inc()
+        if reply.first_byte_at is not None:
+            metrics.EDGE_FIRST_BYTE_SECONDS.labels(job.dialect.name, backend).observe(reply.first_byte_at - started)
+
+
+def takes_native(worker: WorkerRecord, target: Target, dialect: AnyDialect) -> bool:
+    """Whether the backend takes this client's own body."""
+    return any(record.name == target.backend.name and record.dialect == dialect.name for record in worker.backends)
+
+
+def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in _FORWARDED_HEADERS if name in headers}
+
+
+def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
+    """The conversation that the client names; empty when it names none."""
+    for name in _SESSION_HEADERS:
+        if name in headers:
+            return headers[name]
+    return head.user

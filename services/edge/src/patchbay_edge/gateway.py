@@ -1,0 +1,177 @@
+"""Serves the hot paths: identifies, admits, reads, routes, answers; and says every failure in the client's dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+
+import structlog
+
+from patchbay.dialects.native import read_head
+from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
+from patchbay.settings import Settings
+from patchbay.state.admission import Admission
+from patchbay.telemetry import metrics
+from patchbay_edge.attempts import Attempts, UpstreamFailure
+from patchbay_edge.callers import Callers, Identity
+from patchbay_edge.chat import Job, Requests, answer_chat
+from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
+from patchbay_edge.exchange import ClientGone, Exchange, Receive, Scope, Send
+from patchbay_edge.picking import Picker
+from patchbay_edge.reply import upstream_headers
+from patchbay_edge.routing import Router
+from patchbay_edge.transport import Connections, WorkerFailure
+
+log = structlog.get_logger(__name__)
+
+_COUNT_TIMEOUT_SECONDS = 60.0
+
+
+class Gateway:
+    """Answers chat and token-count requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        callers: Callers,
+        admission: Admission,
+        router: Router,
+        picker: Picker,
+        connections: Connections,
+    ) -> None:
+        self._settings = settings
+        self._callers = callers
+        self._admission = admission
+        self._router = router
+        self._picker = picker
+        self._connections = connections
+        self._attempts = Attempts(picker, connections)
+        self.draining = False
+        self._running: set[asyncio.Task[object]] = set()
+        self._out_of_time = False
+
+    def drain(self, seconds: float) -> None:
+        """Refuses new requests; what still runs after `seconds` ends with an error in its own dialect."""
+        self.draining = True
+        asyncio.get_running_loop().call_later(seconds, self._break_off)
+
+    def _break_off(self) -> None:
+        self._out_of_time = True
+        for task in self._running:
+            task.cancel()
+
+    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Never raises but for cancellation."""
+        started = time.monotonic()
+        exchange = Exchange(scope, receive, send, request_id=f"req_{uuid.uuid4().hex}")
+        metrics.EDGE_IN_FLIGHT.inc()
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        try:
+            await self._serve(endpoint, exchange, started)
+        except ClientGone:
+            metrics.EDGE_DISCONNECTS.inc()
+        except PatchbayError as error:
+            await answer_error(exchange, endpoint.dialect, error)
+        except Exception:
+            log.exception("request_crashed", request_id=exchange.request_id, path=scope["path"])
+            failure = PatchbayError(make_error(INTERNAL, f"internal error; request id {exchange.request_id}"))
+            await answer_error(exchange, endpoint.dialect, failure)
+        finally:
+            metrics.EDGE_IN_FLIGHT.dec()
+            self._record(endpoint, exchange, started)
+
+    async def _serve(self, endpoint: Endpoint, exchange: Exchange, started: float) -> None:
+        if self.draining:
+            raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
+        identity = self._callers.identify(exchange.headers)
+        lease = await self._admission.admit(
+            request_id=exchange.request_id, key_id=identity.caller.key_id, limits=identity.limits
+        )
+        try:
+            job = await self._read(endpoint, exchange, identity)
+            async with exchange.watch_disconnect():
+                if endpoint.operation is Operation.COUNT_TOKENS:
+                    await self._count_tokens(job)
+                else:
+                    await answer_chat(
+                        job,
+                        self._attempts,
+                        hold_seconds=self._settings.server.head_hold_seconds,
+                        ping_seconds=self._settings.server.keep_alive_ping_seconds,
+                        started=started,
+                        is_out_of_time=lambda: self._out_of_time,
+                    )
+        finally:
+            await lease.release()
+
+    async def _read(self, endpoint: Endpoint, exchange: Exchange, identity: Identity) -> Job:
+        body = await exchange.read_body(self._settings.limits.max_request_bytes)
+        head = read_head(body)
+        targets = self._router.targets(endpoint.prefix, head.model)
+        return Job(exchange, endpoint, identity, body, head, targets)
+
+    async def _count_tokens(self, job: Job) -> None:
+        target = job.targets[0]
+        requests = Requests(job)
+        avoid: set[str] = set()
+        while True:
+            worker = await self._picker.pick(target.backend.name, avoid=avoid)
+            connection = self._connections.get(worker.address)
+            try:
+                request = requests.count_request(target, worker)
+                count = await connection.count_tokens(request, timeout=_COUNT_TIMEOUT_SECONDS)
+                break
+            except WorkerFailure:
+                if worker.id in avoid:
+                    raise
+                avoid.add(worker.id)
+                self._picker.quarantine(worker)
+        if count.HasField("error"):
+            raise PatchbayError(count.error)
+        headers = {"content-type": "application/json", "x-patchbay-backend": target.backend.name}
+        if count.estimated:
+            headers["x-patchbay-token-count"] = "estimated"
+        await job.exchange.answer(200, b'{"input_tokens":%d}' % count.input_tokens, headers)
+
+    def _record(self, endpoint: Endpoint, exchange: Exchange, started: float) -> None:
+        dialect = endpoint.dialect.name
+        seconds = time.monotonic() - started
+        metrics.EDGE_REQUESTS.labels(endpoint.operation.value, dialect, str(exchange.status or "gone")).inc()
+        metrics.EDGE_REQUEST_SECONDS.labels(dialect).observe(seconds)
+        log.info(
+            "request",
+            request_id=exchange.request_id,
+            endpoint=endpoint.operation.value,
+            dialect=dialect,
+            status=exchange.status,
+            complete=exchange.ended,
+            seconds=round(seconds, 4),
+            **exchange.notes,
+        )
+
+
+async def answer_error(exchange: Exchange, dialect: AnyDialect, failure: PatchbayError) -> None:
+    """Answers with an error in the client's dialect, if no other answer has begun."""
+    if exchange.started:
+        # A head is out and its answer broke: the writer has said so already, or nothing better can be said.
+        if not exchange.ended:
+            await exchange.end()
+        return
+    written = dialect.errors.write(failure.error, exchange.request_id)
+    headers = {**_failure_headers(failure), **written.headers, "content-type": written.content_type}
+    await exchange.answer(written.status, written.body, headers)
+
+
+def _failure_headers(failure: PatchbayError) -> Mapping[str, str]:
+    headers: dict[str, str] = {}
+    if isinstance(failure, UpstreamFailure):
+        for event in failure.events:
+            if event.HasField("head"):
+                headers |= upstream_headers(event.head)
+    return headers

@@ -1,0 +1,37 @@
+"""What a request used, for metrics and the request log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from patchbay.canonical import ChatEvent, Usage
+from patchbay.telemetry import metrics
+
+_KINDS = frozenset({"input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"})
+
+
+class Meter:
+    """Reads usage out of an answer's events; the last value of each field wins."""
+
+    def __init__(self) -> None:
+        self._usage = Usage()
+        self.finished = False
+        self.failed = False
+
+    def see(self, events: Iterable[ChatEvent]) -> None:
+        for event in events:
+            if event.HasField("usage"):
+                self._usage.MergeFrom(event.usage)
+            elif event.HasField("finished"):
+                self.finished = True
+            elif event.HasField("error"):
+                self.failed = True
+
+    def counts(self) -> dict[str, int]:
+        """The tokens by kind, as far as the upstream said."""
+        return {field.name: value for field, value in self._usage.ListFields() if field.name in _KINDS}
+
+    def record(self, backend: str, model: str) -> None:
+        """Adds the tokens to the metrics."""
+        for kind, tokens in self.counts().items():
+            metrics.EDGE_TOKENS.labels(backend, model, kind.removesuffix("_tokens")).inc(tokens)

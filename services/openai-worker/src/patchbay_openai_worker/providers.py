@@ -1,0 +1,17 @@
+"""The backends this worker serves, from the configuration."""
+
+from __future__ import annotations
+
+from patchbay.settings import Settings
+from patchbay.upstream.provider import HttpProvider
+from patchbay.worker.service import Provider
+from patchbay_openai_worker.profiles import PROFILES
+
+
+def build(settings: Settings) -> list[Provider]:
+    """One provider for each enabled backend of this worker."""
+    return [
+        HttpProvider(backend, PROFILES[backend.kind])
+        for backend in settings.enabled_backends().values()
+        if backend.worker == "openai-worker"
+    ]
