@@ -36,6 +36,7 @@ _RENEWED_AT_ONCE = 500
 # When a place becomes free cannot be known: a second is short for the client and rare for the server.
 _RETRY_SECONDS = 1.0
 _SHARE_GROWS_AFTER_SECONDS = 30.0
+_MOST_OWED = 10_000
 
 
 class Lease:
@@ -99,6 +100,8 @@ class Admission:
         self._held_count = 0
         self._local_rates = LocalRates()
         self._away = asyncio.Event()
+        # Leases that Redis may hold though they ended here: what it was told, or was not, while it went away.
+        self._owed: dict[str, str] = {}
 
     @property
     def degraded(self) -> bool:
@@ -129,6 +132,7 @@ class Admission:
                 return await self._admit_with_redis(lease_id, key_id, limits)
             except RedisUnavailable as error:
                 self._went_away(error)
+                self._owe(lease_id, key_id)
         return self._admit_alone(lease_id, key_id, limits)
 
     async def run(self) -> None:
@@ -220,15 +224,18 @@ class Admission:
         return self._grant(lease_id, key_id)
 
     def _grant(self, lease_id: str, key_id: str) -> Lease:
+        self._owed.pop(lease_id, None)
         self._held.setdefault(key_id, set()).add(lease_id)
         self._held_count += 1
         return Lease(self, lease_id, key_id)
 
     def _abandon(self, lease_id: str, key_id: str, reply: object) -> None:
         """Gives back what was granted to a caller that is gone."""
-        if cast("list[int]", reply)[0] == 0:
-            future = self._commands.submit(scripts.RELEASE, lambda: _release_arguments(lease_id, key_id))
-            future.add_done_callback(self._note)
+        if isinstance(reply, RedisUnavailable):
+            self._went_away(reply)
+            self._owe(lease_id, key_id)
+        elif cast("list[int]", reply)[0] == 0:
+            self._submit_release(lease_id, key_id)
 
     async def _release(self, lease_id: str, key_id: str) -> None:
         members = self._held[key_id]
@@ -237,14 +244,24 @@ class Admission:
             del self._held[key_id]
         self._held_count -= 1
         if self.degraded:
-            return
-        reply = self._commands.submit(scripts.RELEASE, lambda: _release_arguments(lease_id, key_id))
-        reply.add_done_callback(self._note)
-        await asyncio.wait((reply,))
+            self._owe(lease_id, key_id)
+        else:
+            await asyncio.wait((self._submit_release(lease_id, key_id),))
 
-    def _note(self, reply: asyncio.Future[object]) -> None:
-        if not reply.cancelled() and (error := reply.exception()) is not None:
-            self._went_away(error)
+    def _submit_release(self, lease_id: str, key_id: str) -> asyncio.Future[object]:
+        reply = self._commands.submit(scripts.RELEASE, lambda: _release_arguments(lease_id, key_id))
+
+        def note(reply: asyncio.Future[object]) -> None:
+            if not reply.cancelled() and (error := reply.exception()) is not None:
+                self._went_away(error)
+                self._owe(lease_id, key_id)
+
+        reply.add_done_callback(note)
+        return reply
+
+    def _owe(self, lease_id: str, key_id: str) -> None:
+        if len(self._owed) < _MOST_OWED:  # the others expire
+            self._owed[lease_id] = key_id
 
     async def _renew_or_note(self) -> bool:
         self._replicas.observe()
@@ -264,8 +281,12 @@ class Admission:
         ]
         if not replies:
             return 0
-        done, _ = await asyncio.wait(replies)
-        return sum(cast(int, reply.result()) for reply in done)
+        added = 0
+        for reply in await asyncio.gather(*replies, return_exceptions=True):
+            if isinstance(reply, BaseException):
+                raise reply
+            added += cast(int, reply)
+        return added
 
     def _chunks(self) -> Iterator[list[tuple[str, list[str]]]]:
         chunk: list[tuple[str, list[str]]] = []
@@ -305,6 +326,9 @@ class Admission:
             self._away.clear()
             self._local_rates.clear()
             log.info("redis is back", leases=self._held_count)
+            owed, self._owed = self._owed, {}
+            for lease_id, key_id in owed.items():
+                self._submit_release(lease_id, key_id)
 
     def _went_away(self, error: BaseException) -> None:
         if not self.degraded:

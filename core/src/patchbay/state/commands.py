@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from patchbay.state.connection import Client, RedisUnavailable, deadline
@@ -58,8 +59,8 @@ class CommandQueue:
             script: What to run.
             arguments: Gives keys and arguments at the moment of sending, so that a call which had to wait or to be sent
                 again is up to date.
-            abandoned: Called with the reply when the future was cancelled after the call had been sent. A call whose
-                future is cancelled before is not sent.
+            abandoned: Called with the reply, or the `RedisUnavailable`, when the future was cancelled after the call
+                had been sent. A call whose future is cancelled before is not sent.
         """
         loop = asyncio.get_running_loop()
         call = _Call(script, arguments, loop.create_future(), abandoned)
@@ -85,19 +86,28 @@ class CommandQueue:
     async def _send(self, batch: list[_Call]) -> None:
         try:
             async with deadline(self._timeout):
-                replies = await self._exchange(batch)
+                try:
+                    replies = await self._exchange(batch)
+                except RedisConnectionError:
+                    # The server may have closed an idle connection, or a failover may have moved it. Every script gives
+                    # the same when it is run again, so that a second try is safe.
+                    replies = await self._exchange(batch)
         except RedisUnavailable as error:
             for call in (*batch, *self._waiting):
                 if not call.reply.done():
                     call.reply.set_exception(RedisUnavailable(str(error)))
+                elif call.abandoned is not None:
+                    call.abandoned(error)
             self._waiting.clear()
             return
         for call, reply in zip(batch, replies, strict=True):
+            if isinstance(reply, Exception):
+                reply = RedisUnavailable(f"{call.script.name}: {reply}")
             if call.reply.cancelled():
-                if call.abandoned is not None and not isinstance(reply, Exception):
+                if call.abandoned is not None:
                     call.abandoned(reply)
-            elif isinstance(reply, Exception):
-                call.reply.set_exception(RedisUnavailable(f"{call.script.name}: {reply}"))
+            elif isinstance(reply, RedisUnavailable):
+                call.reply.set_exception(reply)
             else:
                 call.reply.set_result(reply)
 

@@ -83,12 +83,11 @@ def connect(url: str, *, timeout: float = 0.5) -> Redis | RedisCluster:
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
     if parts.scheme in ("redis", "rediss", "unix"):
-        pool = BlockingConnectionPool.from_url(url, max_connections=64, timeout=timeout, lib_name=None, **options)
+        pool = BlockingConnectionPool.from_url(url, max_connections=64, timeout=timeout, **options)
         return _Standalone.from_pool(pool)
     if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
         return _sentinel(parts, options)

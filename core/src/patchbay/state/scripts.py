@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from patchbay.state.connection import Client, RedisUnavailable, deadline
+from patchbay.state.connection import Client, deadline
 
 
 class ScriptsRefused(Exception):
@@ -62,6 +72,8 @@ async def check(redis: Client, *, timeout: float = 0.5) -> None:
     async with deadline(timeout):
         try:
             await redis.execute_command("EVAL", "return redis.call('TIME')", 1, "pb:{admission}:probe")
+        except (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError):
+            raise  # the server is in a state that passes, whatever it is asked
         except ResponseError as error:
             raise ScriptsRefused(
                 f"Redis does not run Lua scripts ({error}). Allow EVAL and EVALSHA for this user, and TIME, or connect "
@@ -72,20 +84,23 @@ async def check(redis: Client, *, timeout: float = 0.5) -> None:
 async def run(
     redis: Client, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...], *, timeout: float = 0.5
 ) -> object:
-    """Runs one script by itself, within `timeout` seconds.
+    """Runs one script by itself, within `timeout` seconds; a script must give the same when it is run again.
 
     Raises:
         RedisUnavailable: The server did not answer, or answered with an error.
     """
     async with deadline(timeout):
         try:
-            try:
-                return await redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                pass
-            except ResponseError as error:
-                if not is_refused(error):
-                    raise
-            return await redis.execute_command("EVAL", script.source, len(keys), *keys, *args)
-        except ResponseError as error:
-            raise RedisUnavailable(f"{script.name}: {error}") from error
+            return await _run_once(redis, script, keys, args)
+        except RedisConnectionError:
+            # The server may have closed an idle connection, or a failover may have moved it.
+            return await _run_once(redis, script, keys, args)
+
+
+async def _run_once(redis: Client, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> object:
+    try:
+        return await redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+    except ResponseError as error:
+        if not isinstance(error, NoScriptError) and not is_refused(error):
+            raise
+    return await redis.execute_command("EVAL", script.source, len(keys), *keys, *args)

@@ -1,0 +1,89 @@
+"""A server of its own for each test, clients of it, and waiting for what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+
+from patchbay.state.connection import connect
+from patchbay.testing.valkey import ValkeyProcess
+
+Connect = Callable[[str], "Redis | RedisCluster"]
+
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyProcess]:
+    with ValkeyProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def cluster() -> Iterator[ValkeyProcess]:
+    """A cluster of one node, which owns every slot."""
+    with ValkeyProcess(options={"cluster-enabled": "yes"}) as process:
+        assert process.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
+        give_up_at = time.monotonic() + 5
+        while process.command("SET", "pb:x", "1") != b"+OK":
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        yield process
+
+
+@pytest.fixture
+async def connected() -> AsyncIterator[Connect]:
+    """Makes clients that are closed after the test."""
+    clients: list[Redis | RedisCluster] = []
+
+    def make(url: str, timeout: float = 0.5) -> Redis | RedisCluster:
+        clients.append(connect(url, timeout=timeout))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def redis(valkey: ValkeyProcess, connected: Connect) -> Redis:
+    client = connected(valkey.url)
+    assert isinstance(client, Redis)
+    return client
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Waits until a condition holds, `within` seconds."""
+
+    async def wait(condition: Callable[[], bool | Awaitable[bool]], within: float = 5.0) -> None:
+        give_up_at = time.monotonic() + within
+        while True:
+            holds = condition()
+            if not isinstance(holds, bool):
+                holds = await holds
+            if holds:
+                return
+            assert time.monotonic() < give_up_at, f"not so within {within} s"
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+async def background() -> AsyncIterator[Callable[[Awaitable[None]], "asyncio.Task[None]"]]:
+    """Runs something beside the test; it is cancelled at the end and may not have failed."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(work: Awaitable[None]) -> asyncio.Task[None]:
+        tasks.append(asyncio.ensure_future(work))  # type: ignore[arg-type]
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert result is None or isinstance(result, asyncio.CancelledError), result
