@@ -1,0 +1,223 @@
+"""The answer to a prompt: its parts, already cut into deltas, before a protocol gives them their shape."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from patchbay_standin.default_answer import default_blocks
+from patchbay_standin.prompt import Prompt, estimate_tokens
+from patchbay_standin.script import (
+    Block,
+    JsonObject,
+    RedactedThinking,
+    Refusal,
+    Script,
+    ServerToolUse,
+    Text,
+    Thinking,
+    ToolCall,
+)
+
+PartKind: TypeAlias = Literal["text", "thinking", "redacted_thinking", "tool_call", "refusal", "server_tool_use"]
+
+# A token is a word with the space before it, much as in real tokenizers.
+_WORD: Final = re.compile(r"\s*\S+|\s+$")
+_ARGUMENT_SIZE: Final = 12
+_HUGE_SIZE: Final = 1024
+
+_FILLER: Final = "the quick brown fox jumps over the lazy dog and runs along the river until it reaches the sea"
+
+# What the OpenAI protocol calls the reasons for which an answer ends, and back.
+STOP_OF_FINISH: Final = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+@dataclass(slots=True)
+class Part:
+    """One block of an answer."""
+
+    kind: PartKind
+    # The content, delta by delta: text, reasoning, or the JSON of a tool's input.
+    pieces: Sequence[str] = ()
+    id: str = ""
+    name: str = ""
+    signature: str = ""
+    # Of redacted reasoning.
+    data: str = ""
+    citations: list[JsonObject] = field(default_factory=list)
+    # Of a server tool.
+    result: list[JsonObject] | JsonObject | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """What the answer cost. `input` holds all prompt tokens, cached ones included."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """One whole answer."""
+
+    # Unique in this process.
+    number: int
+    # Seconds since the epoch.
+    created: int
+    model: str
+    parts: list[Part]
+    # In Anthropic's words.
+    stop_reason: str
+    stop_sequence: str | None
+    usage: TokenCounts
+
+    @property
+    def deltas(self) -> int:
+        return sum(len(part.pieces) for part in self.parts)
+
+
+def compose(prompt: Prompt, script: Script, *, number: int, created: int) -> Answer:
+    """The answer that a script gives to a prompt."""
+    blocks, stop_reason, stop_sequence = _content(prompt, script)
+    parts = [_part(block, script, f"{number:06d}_{index}") for index, block in enumerate(blocks)]
+    if script.huge is not None:
+        size = script.delta_size or _HUGE_SIZE
+        # One string many times over: a gigabyte costs a list of references.
+        parts.append(Part("text", [_filler_text(size)] * max(1, round(script.huge * 1_000_000 / size))))
+    if script.deltas is not None and script.text is None and script.blocks is None:
+        parts.insert(0, Part("text", _filler_words(script.deltas)))
+    return Answer(
+        number=number,
+        created=created,
+        model=script.model or prompt.model,
+        parts=parts,
+        stop_reason=_stop_reason(script, parts) if stop_reason is None else stop_reason,
+        stop_sequence=script.stop_sequence if stop_sequence is None else stop_sequence,
+        usage=_usage(prompt, script, parts),
+    )
+
+
+def _content(prompt: Prompt, script: Script) -> tuple[list[Block], str | None, str | None]:
+    """The blocks of the answer, and why it ends where the script does not say."""
+    stop_reason = stop_sequence = None
+    if script.text is not None:
+        blocks: list[Block] = [Refusal(text=script.text) if script.stop_reason == "refusal" else Text(text=script.text)]
+    elif script.blocks is not None:
+        blocks = list(script.blocks)
+    elif script.deltas is not None or script.huge is not None:
+        blocks = []
+    else:
+        default = default_blocks(prompt)
+        blocks = list(default.blocks)
+        if script.stop_reason is None:
+            stop_reason, stop_sequence = default.stop_reason, default.stop_sequence
+        return blocks, stop_reason, stop_sequence
+    if script.echo and prompt.texts:
+        blocks.append(Text(text=prompt.texts[-1]))
+    return blocks, stop_reason, stop_sequence
+
+
+def _part(block: Block, script: Script, suffix: str) -> Part:
+    match block:
+        case Text():
+            return Part("text", _cut(block.text, script), citations=block.citations)
+        case Thinking():
+            signature = _signature(block.text) if block.signature is None else block.signature
+            return Part("thinking", _cut(block.text, script), signature=signature)
+        case RedactedThinking():
+            return Part("redacted_thinking", data=block.data)
+        case Refusal():
+            return Part("refusal", _cut(block.text, script))
+        case ToolCall():
+            arguments = msgspec.json.encode(block.input).decode() if block.arguments is None else block.arguments
+            pieces = _cut(arguments, script, word_size=_ARGUMENT_SIZE)
+            return Part("tool_call", pieces, id=block.id or f"call_standin_{suffix}", name=block.name)
+        case ServerToolUse():
+            arguments = msgspec.json.encode(block.input).decode()
+            identity = block.id or f"srvtoolu_standin_{suffix}"
+            pieces = _cut(arguments, script, word_size=_ARGUMENT_SIZE)
+            return Part("server_tool_use", pieces, id=identity, name=block.name, result=block.result)
+
+
+def _cut(text: str, script: Script, *, word_size: int | None = None) -> Sequence[str]:
+    """Cuts a text as the script says; else into words, or pieces of `word_size` characters."""
+    if not text:
+        return ()
+    if script.deltas is not None:
+        count = min(script.deltas, len(text))
+        bounds = [index * len(text) // count for index in range(count + 1)]
+        return [text[start:end] for start, end in itertools.pairwise(bounds)]
+    size = script.delta_size or word_size
+    if size is not None:
+        return [text[start : start + size] for start in range(0, len(text), size)]
+    return _WORD.findall(text)
+
+
+@functools.lru_cache(maxsize=32)
+def _filler_words(count: int) -> tuple[str, ...]:
+    words = itertools.islice(itertools.cycle(_FILLER.split()), count)
+    return tuple(word if index == 0 else f" {word}" for index, word in enumerate(words))
+
+
+def _filler_text(size: int) -> str:
+    sentence = f"{_FILLER}. "
+    return (sentence * (size // len(sentence) + 1))[:size]
+
+
+def _signature(text: str) -> str:
+    return base64.b64encode(hashlib.sha512(text.encode()).digest() * 2).decode()
+
+
+def _stop_reason(script: Script, parts: Sequence[Part]) -> str:
+    if script.stop_reason is not None:
+        return STOP_OF_FINISH.get(script.stop_reason, script.stop_reason)
+    kinds = {part.kind for part in parts}
+    if "tool_call" in kinds:
+        return "tool_use"
+    if "refusal" in kinds:
+        return "refusal"
+    return "end_turn" if script.stop_sequence is None else "stop_sequence"
+
+
+def _usage(prompt: Prompt, script: Script, parts: Sequence[Part]) -> TokenCounts:
+    asked = script.usage
+    output = sum(_output_tokens(parts)) or 1
+    if asked is None:
+        reasoning = sum(_output_tokens([part for part in parts if part.kind == "thinking"]))
+        return TokenCounts(input=prompt.tokens, output=output, reasoning=reasoning)
+    return TokenCounts(
+        input=prompt.tokens if asked.input is None else asked.input,
+        output=output if asked.output is None else asked.output,
+        cache_read=asked.cache_read,
+        cache_write=asked.cache_write,
+        reasoning=asked.reasoning,
+    )
+
+
+def _output_tokens(parts: Sequence[Part]) -> Iterator[int]:
+    for part in parts:
+        if part.kind == "redacted_thinking":
+            yield estimate_tokens(len(part.data))
+        else:
+            yield len(part.pieces)

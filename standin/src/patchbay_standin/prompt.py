@@ -1,0 +1,63 @@
+"""What the stand-in needs to know of a request, whatever its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from patchbay_standin.script import JsonObject
+
+Choice: TypeAlias = Literal["auto", "none", "any", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """A tool that the client offers; `schema` is the JSON schema of its input."""
+
+    name: str
+    schema: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The client's answer to a tool call."""
+
+    text: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One request."""
+
+    model: str
+    stream: bool = False
+    # The texts of the messages after the last assistant message, in order.
+    texts: tuple[str, ...] = ()
+    # The tool results among them.
+    tool_results: tuple[ToolResult, ...] = ()
+    tools: tuple[OfferedTool, ...] = ()
+    choice: Choice = "auto"
+    # The tool that must be called, with choice `tool`.
+    chosen_tool: str = ""
+    # The schema that the answer must fit; empty: any JSON object; None: no JSON asked for.
+    schema: JsonObject | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    # Estimated length in tokens.
+    tokens: int = 0
+    # OpenAI: usage in the stream, number of answers, alternatives per token (None: no log probabilities).
+    include_usage: bool = False
+    answers: int = 1
+    top_logprobs: int | None = None
+
+
+def estimate_tokens(characters: int) -> int:
+    """A deterministic estimate: four characters to a token, at least one."""
+    return max(1, -(-characters // 4))
+
+
+def count_characters(texts: Iterable[str]) -> int:
+    """The characters of all texts together."""
+    return sum(map(len, texts))
