@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from patchbay.settings import SettingsError, Timeouts, embedded_socket, load, load_or_exit
 
 KEY = "sk-made-up-key"
@@ -130,7 +131,7 @@ ERRORS = {
     "console: {}": "unknown key console; known here: server, redis",
     "port: 1": "unknown key port; did you mean server.port?",
     "backends.openai.timout: 1": "unknown key backends.openai.timout; did you mean backends.openai.timeout?",
-    "backends: {openai: {timeout: {idel: 3}}}": "key backends.openai.timeout.idel; did you mean backends.openai.timeout.idle?",
+    "backends: {openai: {timeout: {idel: 3}}}": "timeout.idel; did you mean backends.openai.timeout.idle?",
     "server.port.x: 1": "unknown key server.port.x; server.port takes a value, not keys",
     "server: {port: {x: 1}}": "unknown key server.port.x; server.port takes a value, not keys",
     "security: {api_keys: [{kye: x}]}": "unknown key security.api_keys.0.kye; did you mean security.api_keys.0.key?",

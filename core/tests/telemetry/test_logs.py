@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import structlog
+
 from patchbay.settings import Telemetry
 from patchbay.telemetry import logs
 

@@ -70,7 +70,12 @@ class Redis(Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: SecretStr) -> SecretStr:
-        schemes = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redis+cluster://")
+        schemes = (
+            "redis://",
+            "rediss://",
+            "unix://",
+            *(f"{tls}+{how}://" for tls in ("redis", "rediss") for how in ("sentinel", "cluster")),
+        )
         if url.get_secret_value() != "embedded" and not url.get_secret_value().startswith(schemes):
             raise ValueError(f"must be embedded or start with one of {', '.join(schemes)}")
         return url

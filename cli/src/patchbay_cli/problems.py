@@ -1,0 +1,5 @@
+"""What keeps a command from doing its work."""
+
+
+class CommandFailed(Exception):
+    """A command cannot go on. Its text is for the operator to read."""

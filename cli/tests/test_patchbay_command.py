@@ -1,0 +1,198 @@
+"""`patchbay up`, `down` and `status` with real supervision and small programs in place of the services."""
+
+import re
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+
+KEY = "sk-made-up-0123456789"
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_starts_says_so_and_leaves_nothing_behind(machine, number):
+    process = machine.up()
+    said = machine.said()
+    url = re.search(r"http://127\.0\.0\.1:\d+", said).group()
+    for service in ("edge", "openai-worker", "claude-worker", "valkey", "standin"):
+        assert re.search(rf"^ *{service} ", said, re.MULTILINE), service
+    assert "standin-openai" in said
+    assert "The stand-in provider answers" in said
+    assert f"curl {url}/v1/chat/completions" in said
+    assert f"curl {url}/v1/messages" in said
+    # Two small programs with a child each, a third, Valkey and the edge.
+    assert len(machine.seen()) >= 8
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    assert machine.left() == []
+    assert machine.said().endswith("Stopped.\n")
+
+
+def test_services_stop_in_order(machine):
+    process = machine.up()
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    log = (machine.directory / ".patchbay/logs/supervisord.log").read_text()
+    stopped = re.findall(r"stopped: (\S+) ", log)
+    assert stopped[0] == "edge"
+    assert set(stopped[1:3]) == {"openai-worker", "claude-worker"}
+    assert stopped[3:] == ["standin", "valkey"]
+
+
+def test_a_dead_service_is_started_again_and_that_is_said(machine):
+    process = machine.up()
+    first = machine.pid_of("patchbay-openai-worker")
+    children = psutil.Process(first).children()
+    psutil.Process(first).kill()
+    wait_for(lambda: "openai-worker runs again" in machine.said())
+    assert "openai-worker has ended (terminated by SIGKILL): starting it again" in machine.said()
+    assert machine.pid_of("patchbay-openai-worker") != first
+    assert children
+    wait_for(lambda: not any(alive(child.pid) for child in children), seconds=5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert machine.left() == []
+
+
+def test_when_the_command_is_killed_everything_ends(machine):
+    process = machine.up()
+    process.kill()
+    wait_for(lambda: not machine.left())
+
+
+def test_when_the_supervisor_is_killed_everything_ends(machine):
+    process = machine.up()
+    psutil.Process(machine.supervisord()).kill()
+    assert process.wait(30) == 1
+    assert "supervisord has ended: everything stops" in machine.said()
+    assert machine.left() == []
+
+
+def test_when_both_are_killed_every_service_ends(machine):
+    process = machine.up()
+    services = [machine.pid_of(name) for name in ("patchbay-edge", "patchbay-openai-worker", "patchbay-claude-worker")]
+    process.kill()
+    psutil.Process(machine.supervisord()).kill()
+    wait_for(lambda: not any(map(alive, services)))
+
+
+def test_a_second_signal_does_not_wait(machine):
+    machine.install("patchbay-openai-worker", stop="time.sleep(1000)")
+    process = machine.up()
+    process.send_signal(signal.SIGINT)
+    log = machine.directory / ".patchbay/logs/supervisord.log"
+    wait_for(lambda: "stopped: claude-worker" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert machine.left() == []
+
+
+@pytest.mark.parametrize("key", ["server.port", "standin.port", "workers.openai_port", "server.metrics_port"])
+def test_a_port_in_use_is_named_and_nothing_starts(machine, key):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = {"server.port": "0", "standin.port": "0", key: str(port)}
+        status, said = machine.run("up", *(f"--{name}={value}" for name, value in ports.items()))
+    variable = "PATCHBAY__" + key.upper().replace(".", "__")
+    assert status == 1
+    assert said == (
+        f"patchbay: port {port} on 127.0.0.1 is in use: stop what uses it, "
+        f"or choose another port with {variable}={port + 1} (setting {key})\n"
+    )
+    assert machine.seen() == set()
+
+
+def test_a_service_that_cannot_start_is_shown_and_nothing_is_left(machine):
+    status, said = machine.run("up", "--server.port=0", "--standin.port=0", SMALL_FAILS="patchbay-claude-worker")
+    assert status == 1
+    assert "claude-worker does not start (exit status 1)" in said
+    assert "small program: cannot start" in said
+    assert machine.left() == []
+
+
+def test_one_system_for_one_directory(machine):
+    process = machine.up()
+    status, said = machine.run("up", "--server.port=0", "--standin.port=0")
+    assert (status, said) == (
+        1, "patchbay: it already runs here: see `patchbay status`, or stop it with `patchbay down`\n",
+    )  # fmt: skip
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+def test_status_and_down(machine):
+    assert machine.run("status") == (1, "patchbay: nothing runs here: start it with `patchbay up`\n")
+    assert machine.run("down") == (0, "Nothing runs here.\n")
+    process = machine.up()
+    status, said = machine.run("status")
+    assert status == 0
+    assert re.search(r"openai-worker +(running|starting) +\d+", said)
+    assert re.search(r"standin-anthropic +1 +yes", said)
+    assert machine.run("down") == (0, "Stopped.\n")
+    assert process.wait(30) == 0
+    assert machine.left() == []
+
+
+def test_secrets_are_in_no_file_and_no_command_line(machine):
+    process = machine.up(f"--security.api_keys={KEY}-flag", OPENAI_API_KEY=f"{KEY}-variable")
+    said = machine.said()
+    assert re.search(r"openai +yes", said)
+    assert "stand-in" not in said
+    written = b"".join(path.read_bytes() for path in machine.directory.rglob("*") if path.is_file())
+    assert KEY.encode() not in written
+    for pid in filter(alive, machine.seen()):
+        assert KEY not in " ".join(psutil.Process(pid).cmdline())
+    assert KEY not in said
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+def test_the_named_file_is_used_and_services_run_under_their_own_names(machine):
+    file = machine.directory / "mine.yaml"
+    file.write_text("backends.local: {kind: openai-compatible, base_url: 'http://127.0.0.1:9/v1'}")
+    process = machine.up(PATCHBAY_CONFIG=str(file))
+    assert re.search(r"local +yes", machine.said())
+    assert "local/default" in machine.said()
+    command = psutil.Process(machine.pid_of("patchbay-edge")).cmdline()
+    assert command[1:] == [str(machine.programs / "patchbay-edge"), "--config", str(file)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--server.prot", "1"), 2, "patchbay: --server.prot: unknown key server.prot; did you mean server.port?\n"),
+        (("--config", "none.yaml"), 2, "patchbay: none.yaml: cannot be read: No such file or directory\n"),
+        (("--standin.enabled", "false"), 1, "patchbay: there is no backend to talk to: set OPENAI_API_KEY"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(machine, arguments, status, said):
+    got, text = machine.run("up", *arguments)
+    assert got == status
+    assert text.startswith(said)
+    assert text.count("\n") == 1
+
+
+def test_a_missing_program_is_named(machine):
+    (machine.programs / "patchbay-edge").unlink()
+    status, said = machine.run("up", "--server.port=0", "--standin.port=0")
+    assert status == 1
+    assert said.startswith(f"patchbay: {machine.programs / 'patchbay-edge'} is missing")
