@@ -24,6 +24,8 @@ class WrittenRequest:
 
     body: bytes
     warnings: tuple[Warning, ...] = ()
+    # Tool names that had to be shortened: as the upstream knows them -> as the client does. For `ReadOptions.names`.
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class ReadOptions:
     native: bool = False
     # With `native`: keep the stream's usage report from the client.
     hide_usage: bool = False
+    # `WrittenRequest.names` of the request: tool names to turn back into the client's.
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,235 @@
+"""Builds canonical events, for the decoders of upstream answers.
+
+A decoder says "text", "thinking", "tool call"; which block is open, which must close and which must open first is
+decided here, so that no decoder can open two blocks of prose at once, lose what came with a change of block, or emit a
+delta that says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from patchbay.canonical import (
+    BlockStart,
+    BlockStop,
+    ChatEvent,
+    CitationDelta,
+    Error,
+    Finished,
+    OpaqueStart,
+    RedactedThinkingStart,
+    RefusalStart,
+    SignatureDelta,
+    Started,
+    TextDelta,
+    TextStart,
+    ThinkingDelta,
+    ThinkingStart,
+    ToolInputDelta,
+    ToolUseStart,
+    Usage,
+    Warning,
+)
+
+ToolKey: TypeAlias = int | str
+
+_Prose = Literal["text", "refusal", "thinking"]
+
+
+@dataclass(slots=True)
+class _Choice:
+    """The open blocks of one answer."""
+
+    # At most one block of prose is open at a time.
+    prose: _Prose | None = None
+    prose_index: int = 0
+    # What tells one thinking block from the next, where the upstream numbers them.
+    thinking_part: ToolKey | None = None
+    tools: dict[ToolKey, int] = field(default_factory=dict)
+    had_tool: bool = False
+    had_refusal: bool = False
+
+
+class EventBuilder:
+    """The events of one answer. Call `take` for those built since the last call."""
+
+    def __init__(self) -> None:
+        self._events: list[ChatEvent] = []
+        self._choices: dict[int, _Choice] = {}
+        self._next_index = 0
+        self._started = False
+
+    def take(self) -> list[ChatEvent]:
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def has_started(self) -> bool:
+        return self._started
+
+    def has_tool(self, choice: int = 0) -> bool:
+        """Whether the answer has called a tool."""
+        state = self._choices.get(choice)
+        return state is not None and state.had_tool
+
+    def has_refusal(self, choice: int = 0) -> bool:
+        """Whether the answer has a refusal block."""
+        state = self._choices.get(choice)
+        return state is not None and state.had_refusal
+
+    def started(self, *, answer_id: str = "", model: str = "", created: int = 0) -> None:
+        """Opens the answer; only the first call counts."""
+        if not self._started:
+            self._started = True
+            self._events.append(ChatEvent(started=Started(id=answer_id, model=model, created=created)))
+
+    def text(self, text: str, *, choice: int = 0, logprobs_json: str | None = None) -> None:
+        """Adds visible text. Log probabilities without text go to the text block that is open, if one is."""
+        state = self._choice(choice)
+        if not text and (logprobs_json is None or state.prose != "text"):
+            return
+        if state.prose != "text":
+            self._open_prose(state, "text", choice)
+        self._events.append(
+            ChatEvent(text_delta=TextDelta(index=state.prose_index, text=text, logprobs_json=logprobs_json))
+        )
+
+    def refusal(self, text: str, *, choice: int = 0, logprobs_json: str | None = None) -> None:
+        """Adds text of the model's explicit refusal."""
+        if not text:
+            return
+        state = self._choice(choice)
+        if state.prose != "refusal":
+            self._open_prose(state, "refusal", choice)
+            state.had_refusal = True
+        self._events.append(
+            ChatEvent(text_delta=TextDelta(index=state.prose_index, text=text, logprobs_json=logprobs_json))
+        )
+
+    def thinking(self, text: str, *, choice: int = 0, part: ToolKey | None = None) -> None:
+        """Adds thinking; a new `part` begins a new block."""
+        if not text:
+            return
+        state = self._choice(choice)
+        self._ensure_thinking(state, choice, part)
+        self._events.append(ChatEvent(thinking_delta=ThinkingDelta(index=state.prose_index, text=text)))
+
+    def signature(self, signature: str, *, choice: int = 0, part: ToolKey | None = None) -> None:
+        """Signs the open thinking block, or an empty one of its own."""
+        if not signature:
+            return
+        state = self._choice(choice)
+        self._ensure_thinking(state, choice, part)
+        self._events.append(ChatEvent(signature_delta=SignatureDelta(index=state.prose_index, signature=signature)))
+
+    def redacted_thinking(self, data: str, *, choice: int = 0) -> None:
+        """Adds a whole block of thinking that only the provider can read."""
+        if data:
+            self._whole_block(BlockStart(redacted_thinking=RedactedThinkingStart(data=data)), choice)
+
+    def opaque(self, dialect: str, json: str, *, choice: int = 0) -> None:
+        """Adds a whole block that only `dialect` knows."""
+        self._whole_block(BlockStart(opaque=OpaqueStart(dialect=dialect, json=json)), choice)
+
+    def tool_call(self, key: ToolKey, *, call_id: str, name: str, choice: int = 0, text_input: bool = False) -> None:
+        """Opens a tool call; `key` names it in the calls that follow. Several may be open at once."""
+        state = self._choice(choice)
+        self._close_prose(state)
+        index = self._open(
+            BlockStart(choice=choice, tool_use=ToolUseStart(id=call_id, name=name, text_input=text_input))
+        )
+        state.tools[key] = index
+        state.had_tool = True
+
+    def has_open_tool(self, key: ToolKey, *, choice: int = 0) -> bool:
+        return key in self._choice(choice).tools
+
+    def tool_input(self, key: ToolKey, text: str, *, choice: int = 0) -> None:
+        """Adds a piece of an open tool call's input.
+
+        Raises:
+            KeyError: When no such call is open.
+        """
+        index = self._choice(choice).tools[key]
+        if text:
+            self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=index, text=text)))
+
+    def citation(self, dialect: str, json: str, *, choice: int = 0) -> None:
+        """Adds a citation to the open text block, or to an empty one of its own."""
+        state = self._choice(choice)
+        if state.prose != "text":
+            self._open_prose(state, "text", choice)
+        self._events.append(
+            ChatEvent(citation_delta=CitationDelta(index=state.prose_index, dialect=dialect, json=json))
+        )
+
+    def usage(self, usage: Usage) -> None:
+        self._events.append(ChatEvent(usage=usage))
+
+    def warning(self, parameter: str, message: str) -> None:
+        self._events.append(ChatEvent(warning=Warning(parameter=parameter, message=message)))
+
+    def close_blocks(self) -> None:
+        """Closes every open block of every choice."""
+        for state in self._choices.values():
+            self._close_prose(state)
+            self._close_tools(state)
+
+    def finished(self, finished: Finished) -> None:
+        """Ends one choice. Its blocks must be closed first."""
+        self._events.append(ChatEvent(finished=finished))
+
+    def error(self, error: Error) -> None:
+        self._events.append(ChatEvent(error=error))
+
+    def _choice(self, choice: int) -> _Choice:
+        state = self._choices.get(choice)
+        if state is None:
+            state = self._choices[choice] = _Choice()
+            self.started()
+        return state
+
+    def _open(self, start: BlockStart) -> int:
+        index = start.index = self._next_index
+        self._next_index += 1
+        self._events.append(ChatEvent(block_start=start))
+        return index
+
+    def _open_prose(self, state: _Choice, kind: _Prose, choice: int) -> None:
+        self._close_prose(state)
+        # A call that is still open when the model speaks again is complete.
+        self._close_tools(state)
+        start = BlockStart(choice=choice)
+        match kind:
+            case "text":
+                start.text.CopyFrom(TextStart())
+            case "refusal":
+                start.refusal.CopyFrom(RefusalStart())
+            case "thinking":
+                start.thinking.CopyFrom(ThinkingStart())
+        state.prose, state.prose_index = kind, self._open(start)
+
+    def _ensure_thinking(self, state: _Choice, choice: int, part: ToolKey | None) -> None:
+        if state.prose != "thinking" or (part is not None and state.thinking_part not in (None, part)):
+            self._open_prose(state, "thinking", choice)
+            state.thinking_part = None
+        if part is not None:
+            state.thinking_part = part
+
+    def _whole_block(self, start: BlockStart, choice: int) -> None:
+        state = self._choice(choice)
+        self._close_prose(state)
+        start.choice = choice
+        index = self._open(start)
+        self._events.append(ChatEvent(block_stop=BlockStop(index=index)))
+
+    def _close_prose(self, state: _Choice) -> None:
+        if state.prose is not None:
+            self._events.append(ChatEvent(block_stop=BlockStop(index=state.prose_index)))
+            state.prose = None
+
+    def _close_tools(self, state: _Choice) -> None:
+        for index in state.tools.values():
+            self._events.append(ChatEvent(block_stop=BlockStop(index=index)))
+        state.tools.clear()

@@ -1,0 +1,230 @@
+"""Reads the chunks of one answer. A whole answer is one chunk whose choices have a `message` instead of a `delta`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from patchbay import errors
+from patchbay.canonical import ChatEvent, Error, Finished
+from patchbay.dialects.builder import EventBuilder
+from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, decode_chunk, is_present, other_fields
+from patchbay.dialects.openai_chat._errors import read_error
+from patchbay.dialects.openai_chat._json import Object, load_array, load_object, object_text
+from patchbay.dialects.openai_chat._quirks import NAME
+from patchbay.dialects.openai_chat._reasoning import encrypted_data
+from patchbay.dialects.openai_chat._stop_reasons import StopReason, read_finish_reason
+from patchbay.dialects.openai_chat._tool_calls import BrokenToolCall, ToolCalls
+from patchbay.dialects.openai_chat._usage import read_usage
+from patchbay.errors import make_error
+
+_NO_DELTA = Delta()
+
+
+def unreadable(error: Exception) -> Error:
+    return make_error(errors.UPSTREAM, f"The upstream's answer cannot be read: {error}")
+
+
+def too_large() -> Error:
+    return make_error(errors.UPSTREAM, "The upstream's answer has a part that is too large.", retryable=False)
+
+
+def cut_short() -> Error:
+    return make_error(errors.UPSTREAM, "The upstream's answer ended before it was complete.")
+
+
+class AnswerReader:
+    """Turns chunks into events; never raises."""
+
+    def __init__(self, names: Mapping[str, str], *, whole: bool = False) -> None:
+        self._builder = EventBuilder()
+        self._tools = ToolCalls(self._builder, names)
+        self._whole = whole
+        self._done = False
+        # Choice -> its finish reason and stop sequence; None until it has one.
+        self._finish: dict[int, tuple[str, str | None] | None] = {}
+        self._usage = b""
+        self._other: Object = {}
+
+    def take(self) -> list[ChatEvent]:
+        return self._builder.take()
+
+    def fail(self, error: Error) -> None:
+        if not self._done:
+            self._done = True
+            self._builder.error(error)
+
+    def read_error(self, data: bytes) -> None:
+        """Reads an error that the upstream reports inside its answer."""
+        self.fail(read_error(200, {}, data))
+
+    def read(self, data: bytes) -> None:
+        """Reads one chunk."""
+        if self._done:
+            return
+        try:
+            chunk = decode_chunk(data)
+            if chunk.is_error:
+                self.read_error(data)
+            else:
+                self._read(chunk, data)
+        except BrokenToolCall:
+            self.fail(make_error(errors.UPSTREAM, "The upstream went on with a tool call that it had left."))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._fail_unreadable(data, error)
+
+    def end(self) -> None:
+        """The upstream has ended, by word or by silence."""
+        if self._done:
+            return
+        if not self._finish or None in self._finish.values():
+            self.fail(cut_short())
+            return
+        self._done = True
+        self._tools.flush()
+        self._builder.close_blocks()
+        for choice in sorted(self._finish):
+            self._builder.finished(self._finished(choice))
+
+    def _fail_unreadable(self, data: bytes, error: Exception) -> None:
+        is_cut = data.lstrip().startswith(b"{") and not isinstance(error, msgspec.ValidationError)
+        if self._whole and is_cut:
+            self.fail(cut_short())
+        elif not self._builder.has_started and (self._whole or data.startswith(b"[")):
+            # What is no answer at all is an error page; Google puts its errors in a list.
+            self.read_error(data)
+        else:
+            self.fail(unreadable(error))
+
+    def _read(self, chunk: Chunk, data: bytes) -> None:
+        if chunk.choices and not self._builder.has_started:
+            self._start(chunk, data)
+        usage = bytes(chunk.usage)
+        if usage not in (b"null", self._usage):
+            self._read_usage(usage)
+        if not chunk.choices:
+            self._other |= other_fields(data)
+            return
+        for choice in chunk.choices:
+            self._read_choice(choice)
+            if choice.finish_reason:
+                self._other |= other_fields(data)
+
+    def _start(self, chunk: Chunk, data: bytes) -> None:
+        answer_id = chunk.id if isinstance(chunk.id, str) else ""
+        self._tools.name_answer(answer_id)
+        self._builder.started(
+            answer_id=answer_id,
+            model=chunk.model if isinstance(chunk.model, str) else "",
+            created=int(chunk.created) if isinstance(chunk.created, int | float) else 0,
+        )
+        self._other |= other_fields(data)
+
+    def _read_usage(self, raw: bytes) -> None:
+        usage = read_usage(raw)
+        if usage is not None:
+            self._usage = raw
+            self._builder.started()
+            self._builder.usage(usage)
+
+    def _read_choice(self, choice: Choice) -> None:
+        number = choice.index or 0
+        self._finish.setdefault(number, None)
+        delta = choice.message or choice.delta or _NO_DELTA
+        if is_present(delta.reasoning_details) or delta.reasoning_content or delta.reasoning:
+            self._read_reasoning(delta, number)
+        content = delta.content
+        if choice.logprobs is not None:
+            self._read_with_logprobs(choice, delta, number)
+        elif isinstance(content, str):
+            self._builder.text(content, choice=number)
+        elif content:
+            self._read_parts(content, number)
+        if is_present(delta.annotations):
+            for citation in self._items(delta.annotations):
+                self._builder.citation(NAME, citation.decode(), choice=number)
+        if isinstance(delta.refusal, str) and choice.logprobs is None:
+            self._builder.refusal(delta.refusal, choice=number)
+        for name, value in (("audio", delta.audio), ("images", delta.images)):
+            if is_present(value) and bytes(value) != b"[]":
+                self._builder.opaque(NAME, object_text({name: bytes(value)}), choice=number)
+        for call in delta.tool_calls or ():
+            self._tools.read(call, choice=number, whole=self._whole)
+        if delta.function_call is not None:
+            self._tools.read_function_call(delta.function_call, choice=number)
+        reason = choice.finish_reason or ("stop" if self._whole else None)
+        if reason:
+            stop = choice.stop_reason if isinstance(choice.stop_reason, str) else None
+            self._finish[number] = (str(reason), stop)
+
+    def _read_with_logprobs(self, choice: Choice, delta: Delta, number: int) -> None:
+        logprobs = choice.logprobs
+        for spoken, raw, add in (
+            (delta.content, logprobs.content if logprobs else None, self._builder.text),
+            (delta.refusal, logprobs.refusal if logprobs else None, self._builder.refusal),
+        ):
+            text = bytes(raw).decode() if raw is not None and is_present(raw) else None
+            add(spoken if isinstance(spoken, str) else "", choice=number, logprobs_json=text)
+
+    def _read_parts(self, content: object, number: int) -> None:
+        """Content as a list of parts, as Mistral's reasoning models send it."""
+        for part in content if isinstance(content, list) else [content]:
+            fields = part if isinstance(part, dict) else {}
+            match fields.get("type"):
+                case "text":
+                    self._builder.text(_joined(fields.get("text")), choice=number)
+                case "thinking":
+                    self._builder.thinking(_joined(fields.get("thinking")), choice=number)
+                case _:
+                    self._builder.opaque(NAME, msgspec.json.encode({"content_parts": [part]}).decode(), choice=number)
+
+    def _read_reasoning(self, delta: Delta, number: int) -> None:
+        details = [(raw, load_object(raw)) for raw in self._items(delta.reasoning_details)]
+        # OpenRouter sends the same text twice: in the entries and beside them.
+        if not any(_text_of(fields) for _, fields in details):
+            text = delta.reasoning_content or delta.reasoning
+            if isinstance(text, str):
+                self._builder.thinking(text, choice=number)
+        for raw, fields in details:
+            part = fields.get("index", b"null").decode()
+            if fields.get("type") == b'"reasoning.encrypted"':
+                self._builder.redacted_thinking(encrypted_data(raw), choice=number)
+            else:
+                self._builder.thinking(_text_of(fields), choice=number, part=part)
+                self._builder.signature(_string_of(fields, "signature"), choice=number, part=part)
+
+    def _items(self, raw: msgspec.Raw) -> list[bytes]:
+        return load_array(bytes(raw)) if bytes(raw).startswith(b"[") else []
+
+    def _finished(self, choice: int) -> Finished:
+        reason, stop_sequence = self._finish[choice] or ("", None)
+        read: StopReason = read_finish_reason(
+            reason, has_tool=self._builder.has_tool(choice), has_refusal=self._builder.has_refusal(choice)
+        )
+        finished = Finished(stop_reason=read, choice=choice)
+        if read == Finished.STOP_REASON_OTHER:
+            finished.raw = reason
+        if stop_sequence is not None and read == Finished.STOP_REASON_END_TURN:
+            finished.stop_reason = Finished.STOP_REASON_STOP_SEQUENCE
+            finished.stop_sequence = stop_sequence
+        if self._other:
+            finished.extensions[NAME] = object_text(self._other)
+        return finished
+
+
+def _text_of(fields: Object) -> str:
+    return _string_of(fields, "text") or _string_of(fields, "summary")
+
+
+def _string_of(fields: Object, name: str) -> str:
+    value = fields.get(name, b"")
+    return msgspec.json.decode(value, type=str) if value.startswith(b'"') else ""
+
+
+def _joined(value: object) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(value, str):
+        return value
+    parts = value if isinstance(value, list) else []
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))

@@ -1,0 +1,256 @@
+"""Passes answers of the client's own dialect on untouched, and readies its requests.
+
+Of the stream only the frames that may report usage, an end or an error are looked into, once content has begun.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from patchbay.canonical import ChatEvent, Finished, Native
+from patchbay.dialects.base import NativeEdit, ReadOptions
+from patchbay.dialects.native import set_top_level
+from patchbay.dialects.openai_chat._answer import cut_short, too_large
+from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
+from patchbay.dialects.openai_chat._errors import read_error
+from patchbay.dialects.openai_chat._json import dump, dump_object, load_object
+from patchbay.dialects.openai_chat._stop_reasons import read_finish_reason
+from patchbay.dialects.openai_chat._usage import read_usage
+from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, parse_frames
+from patchbay.errors import InvalidRequest
+
+_DONE = b"[DONE]"
+
+_FRAME = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n)", re.DOTALL)
+
+# The fields of a plain error body, when they come first.
+_ERROR_BODY = re.compile(rb'\s*\[?\s*\{\s*"(?:error|code|msg|message|detail)"')
+_ERROR_BODY_PREFIX = 64
+
+# A plain answer is kept up to this size, to read its usage at the end.
+MAX_KEPT_BYTES = 8 * 1024 * 1024
+
+
+class _StreamHead(msgspec.Struct):
+    stream: msgspec.Raw = msgspec.Raw(b"null")
+    stream_options: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _PeekChoice(msgspec.Struct, gc=False):
+    delta: dict[str, msgspec.Raw] | None = None
+    finish_reason: object = None
+
+
+class _Peek(msgspec.Struct, gc=False):
+    choices: list[_PeekChoice] | None = None
+
+
+_decode_head = msgspec.json.Decoder(_StreamHead).decode
+_decode_peek = msgspec.json.Decoder(_Peek).decode
+
+_EMPTY = (b"null", b'""', b"[]", b"{}")
+
+
+def edit_native(body: bytes, model: str | None) -> NativeEdit:
+    """Readies a client's own body: its model, if another is wanted, and a usage report in every stream.
+
+    Every other byte stays as it was.
+
+    Raises:
+        InvalidRequest: When the body is not a JSON object.
+    """
+    try:
+        head = _decode_head(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("The body of your request must be a JSON object.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}") from error
+    fields: dict[str, bytes] = {}
+    if model is not None:
+        fields["model"] = dump(model)
+    hide_usage = False
+    if bytes(head.stream) == b"true":
+        options = bytes(head.stream_options)
+        asked = load_object(options) if options.startswith(b"{") else {}
+        if asked.get("include_usage") != b"true" and (asked or options in (b"null", b"{}")):
+            asked["include_usage"] = b"true"
+            fields["stream_options"] = dump_object(asked)
+            hide_usage = True
+    return NativeEdit(set_top_level(body, fields) if fields else body, hide_usage)
+
+
+class NativeStreamReader:
+    """Passes whole frames on."""
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._hide_usage = options.hide_usage
+        self._splitter = FrameSplitter()
+        self._has_content = False
+        self._done = False
+        self._finish: dict[int, str] = {}
+        self._usage = b""
+
+    def feed(self, data: bytes) -> list[ChatEvent]:
+        if self._done:
+            return []
+        try:
+            frames = self._splitter.feed(data)
+        except FrameTooLarge:
+            self._done = True
+            return [ChatEvent(error=too_large())]
+        if not frames:
+            return []
+        if self._has_content and not _needs_reading(frames):
+            return [ChatEvent(native=Native(data=frames))]
+        return self._read(_split(frames))
+
+    def close(self) -> list[ChatEvent]:
+        if self._done:
+            return []
+        events: list[ChatEvent] = []
+        rest = self._splitter.close()
+        # The last frame may lack its empty line. A part of a frame is not passed on.
+        if any(frame.data == _DONE or _decode(frame.data) is not None for frame in parse_frames(rest)):
+            events = self._read([rest])
+        return events if self._done else events + self._end()
+
+    def _read(self, frames: list[bytes]) -> list[ChatEvent]:
+        events: list[ChatEvent] = []
+        passed: list[bytes] = []
+        ending: list[ChatEvent] = []
+        for frame in frames:
+            keep, found, ending = self._look_into(frame)
+            events += found
+            if keep:
+                passed.append(frame)
+            if self._done:
+                break
+        if passed:
+            events.append(ChatEvent(native=Native(data=b"".join(passed), preamble=not self._has_content)))
+        return events + ending
+
+    def _look_into(self, raw: bytes) -> tuple[bool, list[ChatEvent], list[ChatEvent]]:
+        """Whether to pass the frame on, what to say before it, and what ends the answer after it."""
+        parsed = parse_frames(raw)
+        if not parsed:
+            return True, [], []
+        event, data = parsed[0]
+        if data == _DONE:
+            ending = self._end()
+            return bool(self._finish), [], ending
+        if event == b"error":
+            return False, [], self._fail(data)
+        chunk = _decode(data)
+        if chunk is None:
+            return True, [], []
+        if chunk.is_error:
+            return False, [], self._fail(data)
+        self._has_content = self._has_content or _has_content(data)
+        for choice in chunk.choices or ():
+            if choice.finish_reason:
+                self._finish[choice.index or 0] = str(choice.finish_reason)
+        usage_only = not chunk.choices and is_present(chunk.usage)
+        return not (usage_only and self._hide_usage), self._usage_of(chunk), []
+
+    def _usage_of(self, chunk: Chunk) -> list[ChatEvent]:
+        raw = bytes(chunk.usage)
+        if raw in (b"null", self._usage):
+            return []
+        self._usage = raw
+        usage = read_usage(raw)
+        return [] if usage is None else [ChatEvent(usage=usage)]
+
+    def _fail(self, data: bytes) -> list[ChatEvent]:
+        self._done = True
+        return [ChatEvent(error=read_error(200, {}, data))]
+
+    def _end(self) -> list[ChatEvent]:
+        self._done = True
+        if not self._finish:
+            return [ChatEvent(error=cut_short())]
+        return [finished(choice, reason) for choice, reason in sorted(self._finish.items())]
+
+
+class NativeBodyReader:
+    """Passes a plain answer on piece by piece, and reads its usage at the end."""
+
+    def __init__(self) -> None:
+        # Pieces not passed on yet: until it is clear that this is no error.
+        self._held: list[bytes] | None = []
+        self._kept: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[ChatEvent]:
+        self._size += len(data)
+        if self._size <= MAX_KEPT_BYTES:
+            self._kept.append(data)
+        if self._held is None:
+            return [ChatEvent(native=Native(data=data))]
+        self._held.append(data)
+        head = b"".join(self._held)
+        if len(head) < _ERROR_BODY_PREFIX or (_ERROR_BODY.match(head) and len(head) <= MAX_KEPT_BYTES):
+            return []
+        self._held = None
+        return [ChatEvent(native=Native(data=head))]
+
+    def close(self) -> list[ChatEvent]:
+        held = b"".join(self._held or [])
+        passed = [ChatEvent(native=Native(data=held))] if held else []
+        if self._size > MAX_KEPT_BYTES:
+            # Too large to be read; it has been passed on all the same.
+            return [*passed, finished(0, "")]
+        body = b"".join(self._kept)
+        chunk = _decode(body)
+        if chunk is None and self._held is None:
+            return [ChatEvent(error=cut_short())]
+        if chunk is None or chunk.is_error:
+            return [ChatEvent(error=read_error(200, {}, body) if body.strip() else cut_short())]
+        usage = read_usage(bytes(chunk.usage)) if is_present(chunk.usage) else None
+        events = [] if usage is None else [ChatEvent(usage=usage)]
+        choices = chunk.choices or []
+        endings = [finished(choice.index or 0, str(choice.finish_reason or "stop")) for choice in choices]
+        return [*events, *passed, *(endings or [finished(0, "")])]
+
+
+def finished(choice: int, reason: str) -> ChatEvent:
+    read = read_finish_reason(reason, has_tool=reason in ("tool_calls", "function_call"), has_refusal=False)
+    raw = reason if read == Finished.STOP_REASON_OTHER else ""
+    return ChatEvent(finished=Finished(stop_reason=read, choice=choice, raw=raw))
+
+
+def _needs_reading(frames: bytes) -> bool:
+    """Whether some frame may say more than content. Inside a JSON string these words' quotes would be escaped."""
+    if b'"error"' in frames or b'"code"' in frames or b"[DONE]" in frames or b"event:" in frames:
+        return True
+    return _has_value(frames, b'"finish_reason"') or _has_value(frames, b'"usage"')
+
+
+def _has_value(frames: bytes, name: bytes) -> bool:
+    """Whether the field is there with anything but null."""
+    there = frames.count(name)
+    return bool(there) and there != frames.count(name + b":null") + frames.count(name + b": null")
+
+
+def _split(frames: bytes) -> list[bytes]:
+    if b"\r" in frames:
+        return _FRAME.findall(frames)
+    return [frame + b"\n\n" for frame in frames.split(b"\n\n")[:-1]]
+
+
+def _decode(data: bytes) -> Chunk | None:
+    try:
+        return decode_chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _has_content(data: bytes) -> bool:
+    """Whether a chunk brings anything but its role."""
+    for choice in _decode_peek(data).choices or ():
+        if choice.finish_reason:
+            return True
+        if any(name != "role" and bytes(value) not in _EMPTY for name, value in (choice.delta or {}).items()):
+            return True
+    return False
