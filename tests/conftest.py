@@ -1,0 +1,81 @@
+"""What the end-to-end tests share: one Valkey, one stand-in and one Patchbay for all that need nothing special."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from patchbay.testing.cluster import Cluster
+from patchbay.testing.valkey import ValkeyProcess
+from patchbay_standin.testing import StandinProcess
+from ways import Way
+
+Config = dict[str, object]
+
+
+def backends_on(url: str) -> Config:
+    """Every kind of upstream, all of them the stand-in at `url`."""
+    return {
+        "default_backend": "openai",
+        "openai": {"base_url": f"{url}/v1", "api_key": "sk-made-up"},
+        "anthropic": {"base_url": url, "api_key": "sk-ant-made-up"},
+        "local": {"kind": "openai-compatible", "base_url": f"{url}/v1", "api_key": "none"},
+        "codebuddy": {"base_url": f"{url}/v2", "api_key": "ck_made.up"},
+    }
+
+
+@pytest.fixture(scope="session")
+def standin() -> Iterator[StandinProcess]:
+    with StandinProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def config_for(standin: StandinProcess) -> Callable[..., Config]:
+    """A configuration over the stand-in; keyword arguments replace whole sections."""
+
+    def build(**sections: object) -> Config:
+        return {"backends": backends_on(standin.url), **sections}
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[ValkeyProcess]:
+    with ValkeyProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def cluster(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> Iterator[Cluster]:
+    """One edge and one replica of each worker, that no test may harm."""
+    with Cluster(config_for(), redis_url=shared_valkey.url) as running:
+        yield running
+
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyProcess]:
+    """A Valkey of the test's own, to pause or kill."""
+    with ValkeyProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def upstream(standin: StandinProcess) -> StandinProcess:
+    """The stand-in that the shared Patchbay asks, with nothing recorded yet."""
+    standin.reset()
+    return standin
+
+
+@pytest.fixture
+def way_to(request: pytest.FixtureRequest, upstream: StandinProcess) -> Callable[[str], Way]:
+    """The way to a backend of the shared Patchbay; `direct-<protocol>`: past it, to the stand-in itself."""
+    protocols = {"anthropic": "anthropic", "codebuddy": "codebuddy"}
+
+    def build(name: str) -> Way:
+        if name.startswith("direct-"):
+            return Way(upstream.url, "", name.removeprefix("direct-"))
+        running: Cluster = request.getfixturevalue("cluster")
+        return Way(running.url, name, protocols.get(name, "openai"))
+
+    return build
