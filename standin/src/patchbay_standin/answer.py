@@ -16,6 +16,7 @@ import msgspec
 from patchbay_standin.default_answer import default_blocks
 from patchbay_standin.prompt import Prompt, estimate_tokens
 from patchbay_standin.script import (
+    MODEL_PREFIX,
     Block,
     JsonObject,
     RedactedThinking,
@@ -97,10 +98,18 @@ class Answer:
         return sum(len(part.pieces) for part in self.parts)
 
 
-def compose(prompt: Prompt, script: Script, *, number: int, created: int) -> Answer:
-    """The answer that a script gives to a prompt."""
+def compose(prompt: Prompt, script: Script, *, number: int, created: int, call_prefix: str) -> Answer:
+    """The answer that a script gives to a prompt.
+
+    Args:
+        prompt: The request.
+        script: What the answer is to be.
+        number: Unique in this process; ids are made of it.
+        created: Seconds since the epoch.
+        call_prefix: What ids of tool calls begin with.
+    """
     blocks, stop_reason, stop_sequence = _content(prompt, script)
-    parts = [_part(block, script, f"{number:06d}_{index}") for index, block in enumerate(blocks)]
+    parts = [_part(block, script, f"{call_prefix}standin_{number:06d}_{index}") for index, block in enumerate(blocks)]
     if script.huge is not None:
         size = script.delta_size or _HUGE_SIZE
         # One string many times over: a gigabyte costs a list of references.
@@ -110,12 +119,17 @@ def compose(prompt: Prompt, script: Script, *, number: int, created: int) -> Ans
     return Answer(
         number=number,
         created=created,
-        model=script.model or prompt.model,
+        model=script.model or _answering_model(prompt.model),
         parts=parts,
         stop_reason=_stop_reason(script, parts) if stop_reason is None else stop_reason,
         stop_sequence=script.stop_sequence if stop_sequence is None else stop_sequence,
         usage=_usage(prompt, script, parts),
     )
+
+
+def _answering_model(asked: str) -> str:
+    """The model asked for; a script in its place is too long to be repeated in every frame."""
+    return "standin-script" if asked.startswith(MODEL_PREFIX) else asked
 
 
 def _content(prompt: Prompt, script: Script) -> tuple[list[Block], str | None, str | None]:
@@ -138,7 +152,7 @@ def _content(prompt: Prompt, script: Script) -> tuple[list[Block], str | None, s
     return blocks, stop_reason, stop_sequence
 
 
-def _part(block: Block, script: Script, suffix: str) -> Part:
+def _part(block: Block, script: Script, call_id: str) -> Part:
     match block:
         case Text():
             return Part("text", _cut(block.text, script), citations=block.citations)
@@ -152,10 +166,10 @@ def _part(block: Block, script: Script, suffix: str) -> Part:
         case ToolCall():
             arguments = msgspec.json.encode(block.input).decode() if block.arguments is None else block.arguments
             pieces = _cut(arguments, script, word_size=_ARGUMENT_SIZE)
-            return Part("tool_call", pieces, id=block.id or f"call_standin_{suffix}", name=block.name)
+            return Part("tool_call", pieces, id=block.id or call_id, name=block.name)
         case ServerToolUse():
             arguments = msgspec.json.encode(block.input).decode()
-            identity = block.id or f"srvtoolu_standin_{suffix}"
+            identity = block.id or f"srv{call_id}"
             pieces = _cut(arguments, script, word_size=_ARGUMENT_SIZE)
             return Part("server_tool_use", pieces, id=identity, name=block.name, result=block.result)
 

@@ -14,7 +14,7 @@ from patchbay_standin.anthropic import AnthropicWire
 from patchbay_standin.anthropic.request import count_tokens
 from patchbay_standin.errors import ProviderError, invalid_request
 from patchbay_standin.exchange import ClientGone, Exchange, Receive, Scope, Send
-from patchbay_standin.library import HEADER, Library
+from patchbay_standin.library import HEADER, Library, UnknownModel
 from patchbay_standin.models import list_models
 from patchbay_standin.openai import CodeBuddyWire, OpenAIWire
 from patchbay_standin.playback import Playback
@@ -23,7 +23,7 @@ from patchbay_standin.script import Script, ScriptError
 from patchbay_standin.timers import TimerWheel
 from patchbay_standin.wire import Wire
 
-ADMIN_PREFIX: Final = "/standin"
+ADMIN_PREFIX: Final = "/standin/"
 
 _JSON: Final = (b"content-type", b"application/json")
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
@@ -114,6 +114,8 @@ class Standin:
             script = self.library.find(exchange.headers.get(HEADER), prompt.model)
         except ProviderError as error:
             return await self._refuse(exchange, wire, error)
+        except UnknownModel as error:
+            return await self._refuse(exchange, wire, _not_found(wire, str(error)))
         except ScriptError as error:
             return await self._refuse(exchange, wire, invalid_request(str(error)))
         if script.first_byte_delay_ms:
@@ -123,7 +125,7 @@ class Standin:
             return "cut"
         if script.error is not None:
             return await self._refuse(exchange, wire, ProviderError.scripted(script.error))
-        answer = compose(prompt, script, number=entry.number, created=int(entry.started))
+        answer = compose(prompt, script, number=entry.number, created=int(entry.started), call_prefix=wire.call_prefix)
         headers = [*wire.headers(entry.number), *_own_headers(exchange, script)]
         playback = Playback(exchange, wire, script, number=entry.number)
         return await (playback.stream if prompt.stream else playback.whole)(answer, prompt, headers)
@@ -146,6 +148,8 @@ class Standin:
         try:
             wire.authenticate(exchange.headers)
             body = list_models(exchange.scope["path"], self.library.names(), anthropic=wire is _ANTHROPIC)
+        except UnknownModel as error:
+            return await self._refuse(exchange, wire, _not_found(wire, str(error)))
         except ProviderError as error:
             return await self._refuse(exchange, wire, error)
         await exchange.reply(200, [_JSON, *wire.headers(exchange.entry.number)], body)
@@ -169,6 +173,10 @@ class Standin:
 def _wire_of(exchange: Exchange) -> Wire:
     """The protocol of a request whose path does not tell."""
     return _ANTHROPIC if b"anthropic-version" in exchange.headers else _OPENAI
+
+
+def _not_found(wire: Wire, model: str) -> ProviderError:
+    return ProviderError(status=404, message=wire.no_such_model(model))
 
 
 def _check_encoding(exchange: Exchange) -> None:

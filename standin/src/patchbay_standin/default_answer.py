@@ -59,7 +59,7 @@ def _tool_calls(prompt: Prompt) -> list[Block]:
         if any(tool.name == name for tool in prompt.tools)
     ]
     if calls or prompt.choice == "auto":
-        return calls
+        return calls if prompt.parallel else calls[:1]
     chosen = _must_call(prompt)
     if chosen is None:
         return []

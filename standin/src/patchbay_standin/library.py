@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from patchbay_standin.errors import ProviderError
 from patchbay_standin.scenarios import PREFIX, SCENARIOS
-from patchbay_standin.script import Script, ScriptError, read_script
+from patchbay_standin.script import MODEL_PREFIX, Script, ScriptError, read_script
 
 HEADER: Final = b"x-standin-script"
-MODEL_PREFIX: Final = "script:"
 
 _DEFAULT: Final = Script()
 # Names of scripts that come with the request itself are not bounded by anyone but us.
 _MAX_COUNTED: Final = 10_000
+
+
+class UnknownModel(Exception):
+    """A model looks like a scenario's name but is none."""
 
 
 class Library:
@@ -48,7 +50,7 @@ class Library:
 
         Raises:
             ScriptError: When the header or the model name holds a script that cannot be read.
-            ProviderError: When the model looks like a scenario's name but is none.
+            UnknownModel: When the model looks like a scenario's name but is none.
         """
         if header is not None:
             name = header.decode("utf-8", "replace")
@@ -62,7 +64,7 @@ class Library:
             return _DEFAULT
         script = SCENARIOS.get(model)
         if script is None:
-            raise ProviderError(status=404, message=f"model: {model}", code="model_not_found")
+            raise UnknownModel(model)
         return script
 
     def _attempt(self, name: str, script: Script) -> Script:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from patchbay_standin.errors import ProviderError
+from patchbay_standin.library import UnknownModel
 from patchbay_standin.script import JsonObject
 
 # The answer is the default one for any model; these make a list that a client may choose from.
@@ -21,13 +21,12 @@ def list_models(path: str, names: Sequence[str], *, anthropic: bool) -> bytes:
     """The list for a path ending in `/models`, one model for `/models/<id>`.
 
     Raises:
-        ProviderError: When there is no such model.
+        UnknownModel: When there is no such model.
     """
     models = [*PLAIN_MODELS, *names]
     wanted = path.partition("/models")[2].strip("/")
     if wanted and wanted not in models:
-        message = f"model: {wanted}" if anthropic else f"The model '{wanted}' does not exist"
-        raise ProviderError(status=404, message=message)
+        raise UnknownModel(wanted)
     show = _anthropic_model if anthropic else _openai_model
     if wanted:
         return msgspec.json.encode(show(wanted))

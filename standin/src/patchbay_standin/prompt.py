@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from patchbay_standin.script import JsonObject
+
+_REMINDER: Final = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 
 Choice: TypeAlias = Literal["auto", "none", "any", "tool"]
 
@@ -41,6 +44,8 @@ class Prompt:
     choice: Choice = "auto"
     # The tool that must be called, with choice `tool`.
     chosen_tool: str = ""
+    # Whether several tools may be called at once.
+    parallel: bool = True
     # The schema that the answer must fit; empty: any JSON object; None: no JSON asked for.
     schema: JsonObject | None = None
     max_tokens: int | None = None
@@ -58,6 +63,17 @@ def estimate_tokens(characters: int) -> int:
     return max(1, -(-characters // 4))
 
 
-def count_characters(texts: Iterable[str]) -> int:
-    """The characters of all texts together."""
-    return sum(map(len, texts))
+def written_texts(texts: Iterable[str]) -> Iterator[str]:
+    """What a user wrote, as one text; none when there is nothing.
+
+    Coding agents add reminders of their own to it, which are left out unless there is nothing else.
+    """
+    everything = list(texts)
+    written = [text for text in map(without_reminders, everything) if text] or everything
+    if written:
+        yield "\n".join(written)
+
+
+def without_reminders(text: str) -> str:
+    """A text without the reminders that a coding agent added to it."""
+    return _REMINDER.sub("", text).strip() if "<system-reminder>" in text else text

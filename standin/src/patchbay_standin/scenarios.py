@@ -50,6 +50,7 @@ SCENARIOS: Final[Mapping[str, Script]] = MappingProxyType(
         "standin-huge": Script(huge=16),
         "standin-bench-paced": Script(deltas=100, delta_delay_ms=5),
         "standin-bench-burst": Script(deltas=100),
+        "standin-bench-burst-split": Script(deltas=100, separate_sends=True),
         **_error_scenarios(),
     }
 )

@@ -7,9 +7,12 @@ field is an error, so that a misspelt script never passes for a working one.
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+
+# A model name that begins so holds a script.
+MODEL_PREFIX: Final = "script:"
 
 JsonObject: TypeAlias = dict[str, object]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]

@@ -85,15 +85,17 @@ async def running(app: Standin, *, host: str = DEFAULT_HOST, port: int = 0) -> A
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
     server = _Server(config)
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(server.serve(sockets=[listener]))
+    address, bound = listener.getsockname()[:2]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving.add_done_callback(lambda _: server.ready.set())
+    try:
         await server.ready.wait()
-        address, bound = listener.getsockname()[:2]
-        try:
-            yield f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
-        finally:
-            server.should_exit = True
-            await asyncio.shield(serving)
+        if serving.done():
+            serving.result()
+        yield f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def _listen(host: str, port: int) -> socket.socket:

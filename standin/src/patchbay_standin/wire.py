@@ -31,6 +31,13 @@ class Wire(Protocol):
     def keepalive(self) -> bytes:
         """A frame that says nothing but that the stream is alive."""
 
+    @property
+    def call_prefix(self) -> str:
+        """What the ids of tool calls begin with."""
+
+    def no_such_model(self, model: str) -> str:
+        """What the provider says of a model that it does not have."""
+
     def authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         """Checks key and version headers; names in lower case. Raises ProviderError."""
 

@@ -9,7 +9,15 @@ from typing import Final
 import msgspec
 
 from patchbay_standin.errors import ProviderError, invalid_request
-from patchbay_standin.prompt import Choice, OfferedTool, Prompt, ToolResult, estimate_tokens
+from patchbay_standin.prompt import (
+    Choice,
+    OfferedTool,
+    Prompt,
+    ToolResult,
+    estimate_tokens,
+    without_reminders,
+    written_texts,
+)
 from patchbay_standin.script import JsonObject
 
 _BLOCK_TYPES: Final = frozenset(
@@ -36,7 +44,6 @@ _BLOCK_TYPES: Final = frozenset(
         "compaction",
     }
 )
-_REMINDER: Final = "<system-reminder>"
 
 
 class _Block(msgspec.Struct):
@@ -66,6 +73,7 @@ class _Tool(msgspec.Struct):
 class _ToolChoice(msgspec.Struct):
     type: str
     name: str = ""
+    disable_parallel_tool_use: bool | None = None
 
 
 class _Format(msgspec.Struct):
@@ -121,6 +129,7 @@ def read_request(body: bytes) -> Prompt:
         ),
         choice=choice,
         chosen_tool=chosen,
+        parallel=not (request.tool_choice and request.tool_choice.disable_parallel_tool_use),
         schema=output.schema if output is not None and output.type == "json_schema" else None,
         max_tokens=request.max_tokens,
         stop=tuple(request.stop_sequences or ()),
@@ -246,13 +255,9 @@ def _texts(turn: Sequence[_Message]) -> Iterator[str]:
         if message.role != "user":
             continue
         if isinstance(message.content, str):
-            yield message.content
-            continue
-        texts = [block.text for block in message.content if block.type == "text"]
-        # Clients add reminders of their own to what the user wrote.
-        written = [text for text in texts if not text.lstrip().startswith(_REMINDER)] or texts
-        if written:
-            yield "\n".join(written)
+            yield from written_texts([message.content])
+        else:
+            yield from written_texts(block.text for block in message.content if block.type == "text")
 
 
 def _tool_results(turn: Sequence[_Message]) -> Iterator[ToolResult]:
@@ -260,7 +265,7 @@ def _tool_results(turn: Sequence[_Message]) -> Iterator[ToolResult]:
         if isinstance(message.content, list):
             for block in message.content:
                 if block.type == "tool_result":
-                    yield ToolResult(_plain(block.content), bool(block.is_error))
+                    yield ToolResult(without_reminders(_plain(block.content)), bool(block.is_error))
 
 
 def _plain(content: object) -> str:

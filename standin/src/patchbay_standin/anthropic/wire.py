@@ -63,6 +63,11 @@ class AnthropicWire:
 
     name = "anthropic"
     keepalive = _PING
+    call_prefix = "toolu_"
+
+    def no_such_model(self, model: str) -> str:
+        """What the API says."""
+        return f"model: {model}"
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         """Any key will do, but there must be one, and a version."""
@@ -160,7 +165,7 @@ _REFUSAL_DETAILS: Final[JsonObject] = {"type": "refusal", "category": None, "exp
 
 def error_type(status: int) -> str:
     """The API's error type for a status."""
-    return _ERROR_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
+    return _ERROR_TYPES.get(status) or ("invalid_request_error" if 400 <= status < 500 else "api_error")
 
 
 def _limit_headers() -> Iterator[tuple[bytes, bytes | None]]:

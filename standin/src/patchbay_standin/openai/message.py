@@ -15,9 +15,12 @@ _FINISH_OF_STOP: Final = {
 }
 
 
-def finish_reason(stop_reason: str) -> str:
-    """The API's name for a stop reason; one it does not know stays as it is."""
-    return _FINISH_OF_STOP.get(stop_reason, stop_reason)
+def finish_reason(answer: Answer) -> str:
+    """The API's name for the stop reason of an answer; one it does not know stays as it is."""
+    if answer.stop_reason == "refusal" and any(part.kind == "refusal" for part in answer.parts):
+        # The model's own refusal is an answer like any other; only a filter's is named.
+        return "stop"
+    return _FINISH_OF_STOP.get(answer.stop_reason, answer.stop_reason)
 
 
 def whole_message(answer: Answer, script: Script) -> JsonObject:

@@ -9,12 +9,19 @@ from typing import Final
 import msgspec
 
 from patchbay_standin.errors import ProviderError, invalid_request
-from patchbay_standin.prompt import Choice, OfferedTool, Prompt, ToolResult, estimate_tokens
+from patchbay_standin.prompt import (
+    Choice,
+    OfferedTool,
+    Prompt,
+    ToolResult,
+    estimate_tokens,
+    without_reminders,
+    written_texts,
+)
 from patchbay_standin.script import JsonObject
 
 _ROLES: Final = ("system", "assistant", "user", "function", "tool", "developer")
 _PART_TYPES: Final = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
-_REMINDER: Final = "<system-reminder>"
 
 
 class _Part(msgspec.Struct):
@@ -92,6 +99,7 @@ class Request(msgspec.Struct, kw_only=True):
     stream_options: _StreamOptions | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | _ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     response_format: _ResponseFormat | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -135,10 +143,13 @@ def to_prompt(request: Request) -> Prompt:
         model=request.model,
         stream=bool(request.stream),
         texts=tuple(text for message in turn if message.role == "user" for text in _user_text(message)),
-        tool_results=tuple(ToolResult(_plain(message.content)) for message in turn if message.role == "tool"),
+        tool_results=tuple(
+            ToolResult(without_reminders(_plain(message.content))) for message in turn if message.role == "tool"
+        ),
         tools=tuple(_offered(request.tools or ())),
         choice=choice,
         chosen_tool=chosen,
+        parallel=request.parallel_tool_calls is not False,
         schema=_schema(request.response_format),
         max_tokens=limit,
         stop=tuple(stop),
@@ -260,13 +271,9 @@ def _last_turn(messages: Sequence[Message]) -> Sequence[Message]:
 
 def _user_text(message: Message) -> Iterator[str]:
     if isinstance(message.content, str):
-        yield message.content
+        yield from written_texts([message.content])
     elif message.content:
-        texts = [part.text for part in message.content if part.type == "text"]
-        # Clients add reminders of their own to what the user wrote.
-        written = [text for text in texts if not text.lstrip().startswith(_REMINDER)] or texts
-        if written:
-            yield "\n".join(written)
+        yield from written_texts(part.text for part in message.content if part.type == "text")
 
 
 def _plain(content: str | list[_Part] | None) -> str:

@@ -49,8 +49,13 @@ class OpenAIWire:
 
     name = "openai"
     keepalive = b": keep-alive\n\n"
+    call_prefix = "call_"
     # What a chunk says it is.
     chunk_object = "chat.completion.chunk"
+
+    def no_such_model(self, model: str) -> str:
+        """What the API says."""
+        return f"The model `{model}` does not exist or you do not have access to it."
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         """Any key will do, but there must be one."""
@@ -96,7 +101,7 @@ class OpenAIWire:
                 "index": index,
                 "message": whole_message(answer, script),
                 "logprobs": _whole_logprobs(answer, prompt),
-                "finish_reason": finish_reason(answer.stop_reason),
+                "finish_reason": finish_reason(answer),
             }
             for index in range(prompt.answers)
         ]
@@ -106,7 +111,7 @@ class OpenAIWire:
     def error_body(self, error: ProviderError, number: int) -> bytes:
         """`{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}`"""
         kind, code = _ERRORS.get(
-            error.status, ("invalid_request_error" if error.status < 500 else "server_error", None)
+            error.status, ("invalid_request_error" if 400 <= error.status < 500 else "server_error", None)
         )
         return _encode(
             {
@@ -185,8 +190,8 @@ class _Chunks:
 
     def opening(self) -> Iterator[Frame]:
         """The role, for each answer."""
-        refused = any(part.kind == "refusal" for part in self._answer.parts)
-        delta: JsonObject = {"role": "assistant", "content": None if refused else "", "refusal": None}
+        speaks = any(part.kind == "text" for part in self._answer.parts)
+        delta: JsonObject = {"role": "assistant", "content": "" if speaks else None, "refusal": None}
         for choice in range(self._prompt.answers):
             yield Frame(self._head + self._choice(choice, delta) + self._end())
 
@@ -207,7 +212,7 @@ class _Chunks:
                 yield from self._text(choice, part)
         if self._script.interleave_tools:
             yield from _in_turn([self._tool_call(choice, part, index) for index, part in enumerate(calls)])
-        finish = self._choice(choice, {}, finish_reason(self._answer.stop_reason))
+        finish = self._choice(choice, {}, finish_reason(self._answer))
         last = choice == self._prompt.answers - 1
         yield Frame(
             self._head + finish + (self._usage_end() if last and self._place == "finish_chunk" else self._end())
