@@ -74,7 +74,7 @@ def until() -> Callable[..., Awaitable[None]]:
 
 
 @pytest.fixture
-async def background() -> AsyncIterator[Callable[[Awaitable[None]], "asyncio.Task[None]"]]:
+async def background() -> AsyncIterator[Callable[[Awaitable[None]], asyncio.Task[None]]]:
     """Runs something beside the test; it is cancelled at the end and may not have failed."""
     tasks: list[asyncio.Task[None]] = []
 

@@ -80,7 +80,7 @@ async def test_says_at_start_when_scripts_are_refused(how, connected):
     with ValkeyProcess(options={"rename-command": "EVAL ''"} if how == "renamed" else {}) as valkey:
         valkey.command("ACL", "SETUSER", "edge", "on", ">pass", "~pb:*", "+@all", "-eval" if how == "acl" else "+eval")
         redis = connected(f"redis://edge:pass@127.0.0.1:{valkey.port}/0")
-        with pytest.raises(scripts.ScriptsRefused, match="does not run Lua scripts .* Allow EVAL"):
+        with pytest.raises(scripts.ScriptsRefused, match=r"does not run Lua scripts .* Allow EVAL"):
             await scripts.check(redis)
         admission = Admission(redis, replica_id="edge-1", limits=Limits())
         with pytest.raises(scripts.ScriptsRefused):
@@ -90,9 +90,8 @@ async def test_says_at_start_when_scripts_are_refused(how, connected):
 async def test_a_state_that_passes_is_not_a_refusal(connected):
     primary = ValkeyProcess()
     options = {"replicaof": f"127.0.0.1 {primary.port}", "replica-serve-stale-data": "no"}
-    with ValkeyProcess(options=options) as valkey:
-        with pytest.raises(RedisUnavailable):
-            await scripts.check(connected(valkey.url))
+    with ValkeyProcess(options=options) as valkey, pytest.raises(RedisUnavailable):
+        await scripts.check(connected(valkey.url))
 
 
 async def test_an_unreachable_server_is_not_a_refusal(valkey, redis):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
+from redis.asyncio import Redis, Sentinel
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Client: TypeAlias = "Redis | RedisCluster"
 
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """All that a command may raise when Redis does not do what it is asked."""
+
+# The pool keeps some more for subscriptions and pipelines, of which there are few.
+_COMMANDS_AT_ONCE = 64
+_MOST_CONNECTIONS = 100
 
 
 class RedisUnavailable(Exception):
@@ -40,16 +45,34 @@ class _OwnedCommands:
     """Runs each command in a task of its own, which a caller's cancellation does not reach.
 
     A cancelled caller goes at once; its command ends by its own deadline, reads its own reply and gives its connection
-    back. So no reply is ever left on a connection for the next caller, and no connection is lost to the pool.
+    back. So no reply is ever left on a connection for the next caller, and no connection is lost to the pool. Commands
+    beyond the pool's connections wait their turn, where redis-py fails them on a cluster and behind Sentinel.
     """
 
+    _turn: asyncio.Semaphore
+    _timeout: float
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        command = asyncio.ensure_future(super().execute_command(*args, **options))  # type: ignore[misc]
+        command = asyncio.ensure_future(self._run(*args, **options))
         try:
             return await asyncio.shield(command)
         except asyncio.CancelledError:
             command.add_done_callback(_retrieve)
             raise
+
+    async def _run(self, *args: Any, **options: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise RedisTimeoutError(f"no free connection within {self._timeout} s") from None
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[misc]
+        finally:
+            self._turn.release()
+
+    def _take_turns(self, timeout: float) -> None:
+        self._turn, self._timeout = asyncio.Semaphore(_COMMANDS_AT_ONCE), timeout
 
 
 def _retrieve(command: asyncio.Future[Any]) -> None:
@@ -85,21 +108,25 @@ def connect(url: str, *, timeout: float = 0.5) -> Redis | RedisCluster:
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "max_connections": _MOST_CONNECTIONS,
     }
+    client: _Standalone | _Cluster
     if parts.scheme in ("redis", "rediss", "unix"):
-        pool = BlockingConnectionPool.from_url(url, max_connections=64, timeout=timeout, **options)
-        return _Standalone.from_pool(pool)
-    if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
-        return _sentinel(parts, options)
-    if parts.scheme in ("redis+cluster", "rediss+cluster"):
-        return _cluster(parts, options)
-    raise ValueError(
-        f"cannot connect to Redis at a URL of scheme {parts.scheme!r}: "
-        "use redis, rediss, unix, redis+sentinel or redis+cluster"
-    )
+        client = cast(_Standalone, _Standalone.from_url(url, **options))
+    elif parts.scheme in ("redis+sentinel", "rediss+sentinel"):
+        client = _sentinel(parts, options)
+    elif parts.scheme in ("redis+cluster", "rediss+cluster"):
+        client = _cluster(parts, options)
+    else:
+        raise ValueError(
+            f"cannot connect to Redis at a URL of scheme {parts.scheme!r}: "
+            "use redis, rediss, unix, redis+sentinel or redis+cluster"
+        )
+    client._take_turns(timeout)
+    return client
 
 
-def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
+def _sentinel(parts: SplitResult, options: dict[str, Any]) -> _Standalone:
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("a Sentinel URL names its service: redis+sentinel://host:26379/service/0")
@@ -113,11 +140,11 @@ def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
     )
     options |= _credentials(parts)
     options |= {"db": int(database or 0), "ssl": parts.scheme.startswith("rediss")}
-    client: Redis = sentinel.master_for(service, redis_class=_Standalone, **options)
+    client: _Standalone = sentinel.master_for(service, redis_class=_Standalone, **options)
     return client
 
 
-def _cluster(parts: SplitResult, options: dict[str, Any]) -> RedisCluster:
+def _cluster(parts: SplitResult, options: dict[str, Any]) -> _Cluster:
     nodes = [ClusterNode(host, port) for host, port in _addresses(parts, 6379)]
     options |= _credentials(parts)
     return _Cluster(startup_nodes=nodes, ssl=parts.scheme.startswith("rediss"), **options)

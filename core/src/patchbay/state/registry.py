@@ -167,6 +167,7 @@ class Directory:
         self._edges = 0
         self._epoch = b""
         self._stale = True
+        self._kept: dict[str, WorkerRecord] = {}
         self._keep_until = 0.0
         self._callbacks: list[Callable[[], None]] = []
         self._wake = asyncio.Event()
@@ -227,15 +228,18 @@ class Directory:
     def _keep_after_loss(self, epoch: bytes) -> None:
         # Records expire, or are lost, while Redis is away, and workers need a heartbeat to be back. Until then an edge
         # goes on with those it knows, rather than refuse every request for a second.
-        if self._stale or epoch != self._epoch:
+        if self._epoch and (self._stale or epoch != self._epoch):
+            self._kept = {worker.id: worker for worker in self._workers}
             self._keep_until = time.monotonic() + _RECOVERY_SECONDS
+        elif time.monotonic() >= self._keep_until:
+            self._kept.clear()
         self._epoch = epoch
 
     def _with_kept(self, read: Iterable[WorkerRecord]) -> tuple[WorkerRecord, ...]:
         workers = {worker.id: worker for worker in read}
-        if time.monotonic() < self._keep_until:
-            for worker in self._workers:
-                workers.setdefault(worker.id, worker)
+        for worker_id in workers:
+            self._kept.pop(worker_id, None)
+        workers |= self._kept
         return tuple(workers[worker_id] for worker_id in sorted(workers))
 
     def _update(self, workers: tuple[WorkerRecord, ...], *, stale: bool) -> None:
@@ -255,12 +259,14 @@ class Directory:
     async def _listen(self) -> None:
         while True:
             try:
+                async with deadline(self._timeout):
+                    await self._redis.initialize()  # a cluster has no place to subscribe at before it knows its slots
                 async with aclosing(self._redis.pubsub(ignore_subscribe_messages=True)) as subscription:
                     await subscription.subscribe(keys.REGISTRY_CHANGED)
                     self._wake.set()
                     while True:
                         self._notice(await subscription.get_message(timeout=_NOTICE_SECONDS))
-            except REDIS_ERRORS as error:
+            except (*REDIS_ERRORS, RedisUnavailable) as error:
                 log.debug("no change notices from redis", error=str(error))
             await asyncio.sleep(self._interval)
 
@@ -269,6 +275,7 @@ class Directory:
             return
         event, _, record_id = cast(bytes, message["data"]).decode().partition(" ")
         if event == "withdrawn":
+            self._kept.pop(record_id, None)
             self._update(tuple(worker for worker in self._workers if worker.id != record_id), stale=self._stale)
         self._wake.set()
 
