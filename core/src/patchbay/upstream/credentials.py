@@ -23,7 +23,7 @@ def auth_headers(backend: Backend, key_header: KeyHeader, caller: Credential | N
     if backend.credentials == "pass_through":
         if caller is None or not caller.secret:
             raise _missing(f"the backend `{backend.name}` passes your own provider key on, and you sent none")
-        if caller.scheme == Credential.SCHEME_BEARER:
+        if caller.scheme == Credential.SCHEME_BEARER and key_header is not KeyHeader.BOTH:
             return {"authorization": f"Bearer {caller.secret}"}
         return _key_headers(caller.secret, key_header)
     if backend.auth_token is not None:

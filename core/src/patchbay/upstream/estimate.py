@@ -18,6 +18,8 @@ _IMAGE_TOKENS = 1600
 # A page of a PDF as text and picture, and how many base64 bytes a page takes at least.
 _PAGE_TOKENS = 2500
 _BASE64_BYTES_PER_PAGE = 50_000
+# Ten tokens a second, of speech compressed as far as it goes.
+_BASE64_BYTES_PER_AUDIO_TOKEN = 500
 
 
 def estimate_tokens(chat: Chat) -> int:
@@ -25,7 +27,7 @@ def estimate_tokens(chat: Chat) -> int:
     tokens = _blocks(chat.system) + sum(_tool(tool) for tool in chat.tools)
     for message in chat.messages:
         tokens += _MESSAGE_TOKENS + _blocks(message.blocks)
-    return tokens
+    return tokens + _text(chat.response_format.schema_json)
 
 
 def _blocks(blocks: Iterable[Block]) -> int:
@@ -52,6 +54,10 @@ def _block(block: Block) -> int:
                 return _blocks(document.content.blocks)
             pages = 1 + len(document.source.base64) // _BASE64_BYTES_PER_PAGE
             return _text(document.source.text) if document.source.text else pages * _PAGE_TOKENS
+        case "audio":
+            return -(-len(block.audio.base64) // _BASE64_BYTES_PER_AUDIO_TOKEN)
+        case "redacted_thinking":
+            return _text(block.redacted_thinking.data)
         case "opaque":
             return _text(block.opaque.json)
         case _:

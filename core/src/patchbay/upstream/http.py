@@ -6,14 +6,16 @@ Stock httpx costs ten times as much for a stream; see docs/architecture.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import cast
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from patchbay.errors import TIMEOUT, UNAVAILABLE, UPSTREAM, PatchbayError, make_error
+from patchbay.errors import INVALID_REQUEST, TIMEOUT, UNAVAILABLE, UPSTREAM, Code, PatchbayError, make_error
 from patchbay.settings import Timeouts
 from patchbay.upstream.silence import SilenceWatch
 
@@ -21,16 +23,22 @@ from patchbay.upstream.silence import SilenceWatch
 MAX_ERROR_BYTES = 1024 * 1024
 # An upstream that has finished its answer but keeps the connection open is left after this many seconds.
 LINGER_SECONDS = 10.0
+# What httpx's transport lets through of aiohttp's own is as much a broken connection as what it translates.
+_TRANSPORT_ERRORS = (httpx.TransportError, aiohttp.ClientError)
 
 
 class UpstreamResponse:
-    """An upstream's answer: status and headers are there, the body comes in pieces."""
+    """An upstream's answer: status and headers are there, the body comes in pieces.
 
-    def __init__(self, response: httpx.Response, watch: SilenceWatch) -> None:
+    Args:
+        idle: The longest silence between pieces, in seconds.
+    """
+
+    def __init__(self, response: httpx.Response, idle: float) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
         self._response = response
-        self._watch = watch
+        self._watch = SilenceWatch(idle)
         self._finished = False
 
     @property
@@ -38,40 +46,43 @@ class UpstreamResponse:
         """The media type without parameters, in lower case."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives.
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives; the time that the caller takes for a piece is no silence.
 
         Raises:
             PatchbayError: TIMEOUT after too long a silence, UPSTREAM when the connection breaks.
         """
         watch = self._watch
         try:
-            async for data in self._response.aiter_raw():
-                watch.pause()
-                yield data
-                watch.heard()
-        except httpx.TransportError as error:
+            with watch:
+                # What httpx calls an iterator is a generator, and is to be closed.
+                async with aclosing(cast("AsyncGenerator[bytes, None]", self._response.aiter_raw())) as body:
+                    async for data in body:
+                        watch.pause()
+                        yield data
+                        watch.heard()
+        except TimeoutError as error:
             if not self._finished:
-                raise PatchbayError(make_error(UPSTREAM, "the connection to the upstream broke mid-answer")) from error
+                raise _error(TIMEOUT, "the upstream did not send more of its answer in time") from error
+        except _TRANSPORT_ERRORS as error:
+            if not self._finished:
+                raise _error(UPSTREAM, "the connection to the upstream broke mid-answer") from error
 
     async def read(self, limit: int) -> bytes:
         """The whole body, cut off after `limit` bytes."""
         body = bytearray()
-        async for data in self.pieces():
-            body += data
-            if len(body) >= limit:
-                break
+        async with aclosing(self.pieces()) as pieces:
+            async for data in pieces:
+                body += data
+                if len(body) >= limit:
+                    break
         return bytes(body[:limit])
 
     def finished(self) -> None:
-        """The answer is complete: from here on only the end of the connection is awaited, and not for long."""
+        """Nothing more is needed: the rest may break, and is waited for no longer than LINGER_SECONDS."""
         if not self._finished:
             self._finished = True
             self._watch.limit(LINGER_SECONDS)
-
-    @property
-    def lingering(self) -> bool:
-        return self._finished
 
 
 class HttpUpstream:
@@ -89,6 +100,8 @@ class HttpUpstream:
             transport=AiohttpTransport(client=self._session),
             timeout=httpx.Timeout(None, connect=timeouts.connect),
             headers={"user-agent": "patchbay", "accept-encoding": "identity"},
+            # One caller's cookies are not for the next one; httpx and aiohttp keep a jar each.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
 
     @staticmethod
@@ -107,33 +120,35 @@ class HttpUpstream:
             PatchbayError: UNAVAILABLE when there is no connection, TIMEOUT when the head or the next piece does not
                 come in time, UPSTREAM when the connection breaks.
         """
-        request = self._client.build_request(method, self._base_url + path, headers=dict(headers), content=body)
-        watch = SilenceWatch(self._timeouts.first_byte)
-        response: httpx.Response | None = None
-        answer: UpstreamResponse | None = None
+        response = await self._send(self._build(method, path, headers=headers, body=body))
         try:
-            with watch:
-                response = await self._send(request)
-                watch.limit(self._timeouts.idle)
-                answer = UpstreamResponse(response, watch)
-                yield answer
-        except TimeoutError as error:
-            if answer is None or not answer.lingering:
-                waited = "its first byte" if answer is None else "more of its answer"
-                message = f"the upstream did not send {waited} in time"
-                raise PatchbayError(make_error(TIMEOUT, message)) from error
+            yield UpstreamResponse(response, self._timeouts.idle)
         finally:
-            if response is not None:
-                await response.aclose()
+            await response.aclose()
+
+    def _build(self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None) -> httpx.Request:
+        try:
+            return self._client.build_request(method, self._base_url + path, headers=dict(headers), content=body)
+        except UnicodeEncodeError:
+            # The error's own text would show the header, which may be a credential.
+            raise _error(INVALID_REQUEST, "a header for the upstream holds characters that are not ASCII") from None
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
-            return await self._client.send(request, stream=True)
-        except httpx.TransportError as error:
-            message = f"no connection to the upstream {request.url.host}"
-            raise PatchbayError(make_error(UNAVAILABLE, message)) from error
+            async with asyncio.timeout(self._timeouts.first_byte):
+                return await self._client.send(request, stream=True)
+        except TimeoutError as error:
+            raise _error(TIMEOUT, "the upstream did not send its first byte in time") from error
+        except aiohttp.ClientResponseError as error:
+            raise _error(UPSTREAM, f"the upstream {request.url.host} does not answer in HTTP") from error
+        except _TRANSPORT_ERRORS as error:
+            raise _error(UNAVAILABLE, f"no connection to the upstream {request.url.host}") from error
 
     async def aclose(self) -> None:
         await self._client.aclose()
         # aiohttp closes TLS connections in the background: let it.
         await asyncio.sleep(0)
+
+
+def _error(code: Code, message: str) -> PatchbayError:
+    return PatchbayError(make_error(code, message))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import msgspec
@@ -31,13 +32,16 @@ Quirks = TypeVar("Quirks")
 _FORWARDED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "ratelimit-", "x-codex-")
 _FORWARDED_NAMES = frozenset({"retry-after", "retry-after-ms", "request-id", "x-request-id", "x-should-retry"})
 _MAX_LIST_BYTES = 8 * 1024 * 1024
+# The end of the year 9999, the last one that dates can be written for.
+_LATEST_SECONDS = 253_402_300_799
 
 
 class _ModelEntry(msgspec.Struct):
     id: str
-    display_name: str = ""
-    created: float | None = None
-    created_at: str | float | None = None
+    # OpenAI says `created` in seconds, Anthropic `created_at` in ISO 8601, others what they like.
+    display_name: object = None
+    created: object = None
+    created_at: object = None
 
 
 class _ModelList(msgspec.Struct):
@@ -99,12 +103,16 @@ class HttpProvider(Generic[Quirks]):
         yield first
         content_type = response.content_type or prepared.options.content_type
         reader = self._dialect.read_events(replace(prepared.options, content_type=content_type))
-        async for data in response.pieces():
-            events = reader.feed(data)
-            if events:
-                if events[-1].HasField("finished"):
-                    response.finished()
-                yield events
+        async with aclosing(response.pieces()) as pieces:
+            async for data in pieces:
+                events = reader.feed(data)
+                if events:
+                    last = events[-1].WhichOneof("event")
+                    if last == "finished":
+                        response.finished()
+                    yield events
+                    if last == "error":
+                        return
         events = reader.close()
         if events:
             yield events
@@ -126,11 +134,14 @@ class HttpProvider(Generic[Quirks]):
 
     def _prepare_native(self, request: ChatRequest) -> _Prepared:
         native = request.native
-        if native.dialect != self._dialect.name or not self._profile.native:
-            message = f"the backend `{self.name}` does not take {native.dialect} bodies"
-            raise PatchbayError(make_error(INVALID_REQUEST, message))
+        self._check_native(native.dialect)
         edit = self._dialect.edit_native(native.body, request.model or None)
         return _Prepared(edit.body, (), ReadOptions(native=True, hide_usage=edit.hide_usage))
+
+    def _check_native(self, dialect: str) -> None:
+        if dialect != self._dialect.name or not self._profile.native:
+            message = f"the backend `{self.name}` does not take {dialect} bodies"
+            raise PatchbayError(make_error(INVALID_REQUEST, message))
 
     def _headers(self, forwarded: Mapping[str, str], caller: Credential | None) -> dict[str, str]:
         headers = {"content-type": "application/json", **self._profile.headers}
@@ -139,6 +150,8 @@ class HttpProvider(Generic[Quirks]):
         return headers | auth_headers(self._backend, self._profile.key_header, caller)
 
     async def _read_error(self, response: UpstreamResponse) -> Error:
+        # The status says most of it: a body that breaks off, or never ends, is not to hide it.
+        response.finished()
         body = await response.read(MAX_ERROR_BYTES)
         return self._dialect.errors.read(response.status, response.headers, body)
 
@@ -148,7 +161,8 @@ class HttpProvider(Generic[Quirks]):
         try:
             if path is None:
                 return CountTokensResponse(input_tokens=estimate_tokens(self._canonical(request)), estimated=True)
-            if request.WhichOneof("payload") == "native" and request.native.dialect == self._dialect.name:
+            if request.WhichOneof("payload") == "native":
+                self._check_native(request.native.dialect)
                 body = self._dialect.edit_native(request.native.body, request.model or None).body
             else:
                 body = self._count_body(request)
@@ -171,6 +185,7 @@ class HttpProvider(Generic[Quirks]):
 
     def _canonical(self, request: CountTokensRequest) -> Chat:
         if request.WhichOneof("payload") == "native":
+            self._check_native(request.native.dialect)
             return self._dialect.read_request(request.native.body)
         return request.chat
 
@@ -196,8 +211,8 @@ class HttpProvider(Generic[Quirks]):
     def _model(self, entry: _ModelEntry) -> Model:
         return Model(
             id=entry.id.removeprefix("models/"),
-            display_name=entry.display_name,
-            created=int(entry.created or 0),
+            display_name=entry.display_name if isinstance(entry.display_name, str) else "",
+            created=_seconds(entry.created) or _seconds(entry.created_at),
             backend=self.name,
             owned_by=self._profile.owned_by,
         )
@@ -213,3 +228,15 @@ def _head(response: UpstreamResponse) -> Head:
         if name in _FORWARDED_NAMES or name.startswith(_FORWARDED_PREFIXES)
     }
     return Head(status=response.status, headers=headers, content_type=response.content_type)
+
+
+def _seconds(moment: object) -> int:
+    """A moment as seconds since the epoch; 0 when it cannot be read as one."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment).timestamp()
+        except (ValueError, OverflowError):
+            return 0
+    if not isinstance(moment, (int, float)):
+        return 0
+    return int(moment) if 0 < moment < _LATEST_SECONDS else 0

@@ -26,11 +26,13 @@ class SilenceWatch:
         self._limit = limit
         self._heard_at: float | None = None
         self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
         self.heard()
         self._timer = self._loop.call_later(self._limit, self._check)
         return self
@@ -39,7 +41,7 @@ class SilenceWatch:
         if self._timer is not None:
             self._timer.cancel()
         # Only our own cancellation becomes a timeout: another one that came as well must go on.
-        ours = self._expired and self._task is not None and self._task.uncancel() == 0
+        ours = self._expired and self._task is not None and self._task.uncancel() <= self._cancelling
         if ours and isinstance(error, asyncio.CancelledError):
             raise TimeoutError(f"nothing heard for {self._limit:g} s") from error
 
@@ -52,9 +54,10 @@ class SilenceWatch:
         self._heard_at = None
 
     def limit(self, seconds: float) -> None:
-        """Changes how much silence is too much, from now on."""
+        """Changes how much silence is too much, from now on. A pause goes on."""
         self._limit = seconds
-        self.heard()
+        if self._heard_at is not None:
+            self.heard()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = self._loop.call_later(seconds, self._check)
