@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from ways import Way
+
 from patchbay.testing.cluster import Cluster
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin.testing import StandinProcess
-from ways import Way
 
 Config = dict[str, object]
 
