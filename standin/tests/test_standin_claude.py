@@ -7,6 +7,7 @@ from pathlib import Path
 
 import claude_agent_sdk
 import pytest
+
 from patchbay_standin.testing import StandinProcess
 
 CLAUDE = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"

@@ -25,7 +25,8 @@ def test_chunks_are_responses(call: Any) -> None:
 
 def test_sdk_reads_it(standin: StandinProcess) -> None:
     with openai.OpenAI(base_url=f"{standin.url}/v2", api_key=KEY, default_headers={"X-API-Key": KEY}) as client:
-        chunks = client.chat.completions.create(model="gpt-5.5", messages=MESSAGES, stream=True)  # type: ignore[arg-type,call-overload]
+        messages: Any = MESSAGES
+        chunks = client.chat.completions.create(model="gpt-5.5", messages=messages, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text.endswith("You asked gpt-5.5. Your last message was: hello")
     assert standin.requests()[-1].protocol == "codebuddy"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +28,6 @@ PROTOCOLS = ("anthropic", "openai")
 
 def calls_of(answer: Any) -> list[tuple[str, Any]]:
     """The tool calls of a whole answer, as (name, input)."""
-    import json
-
     if "content" in answer.json:
         return [(block["name"], block["input"]) for block in answer.json["content"] if block["type"] == "tool_use"]
     message = answer.json["choices"][0]["message"]
@@ -61,11 +61,11 @@ def test_calls_several_tools(protocol: str, ask: Any) -> None:
     messages = [{"role": "user", "content": text}]
     answer = ask(protocol, "m", messages=messages, tools=TOOLS[protocol])
     assert calls_of(answer) == [("Read", {"file_path": "/a"}), ("weather", {"city": "Rome", "days": 2})]
-    one = {
+    one: dict[str, dict[str, Any]] = {
         "anthropic": {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         "openai": {"parallel_tool_calls": False},
-    }[protocol]
-    answer = ask(protocol, "m", messages=messages, tools=TOOLS[protocol], **one)
+    }
+    answer = ask(protocol, "m", messages=messages, tools=TOOLS[protocol], **one[protocol])
     assert calls_of(answer) == [("Read", {"file_path": "/a"})]
 
 
@@ -165,8 +165,6 @@ def test_repeats_what_it_was_told(text: str) -> None:
 
 @given(st.dictionaries(st.text(), st.recursive(st.integers() | st.text(), st.lists)), st.text(), st.text())
 def test_finds_the_instruction_in_any_text(value: dict[str, Any], before: str, after: str) -> None:
-    import msgspec
-
     text = f"{before}\nuse tool t {msgspec.json.encode(value).decode()}{after}"
     calls = default_blocks(Prompt(model="m", texts=(text,), tools=(OfferedTool("t", {}),))).blocks
     assert ToolCall(name="t", input=value) in calls

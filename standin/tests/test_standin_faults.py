@@ -180,6 +180,7 @@ def test_a_client_that_leaves_is_noticed(model: str, stream: bool, standin: Stan
     left = time.time()
     (request,) = standin.wait_for(lambda standin: [r for r in standin.requests() if r.ended])
     assert request.outcome == "aborted"
+    assert request.ended is not None
     assert request.ended - left < 0.1
     assert (standin.stats().active, standin.stats().aborted) == (0, 1)
 

@@ -195,7 +195,7 @@ def test_where_usage_is(place: Any, with_usage: list[int], ask: Any) -> None:
 
 
 def test_reasoning_fields(ask: Any) -> None:
-    blocks = [Thinking(text="Hm.", signature="s"), RedactedThinking(data="d"), Text(text="Yes.")]
+    blocks: list[Any] = [Thinking(text="Hm.", signature="s"), RedactedThinking(data="d"), Text(text="Yes.")]
     expected: dict[str, list[dict[str, object]]] = {
         "reasoning_content": [{"reasoning_content": "Hm."}],
         "reasoning": [{"reasoning": "Hm."}],
@@ -219,7 +219,7 @@ def test_reasoning_fields(ask: Any) -> None:
         ],
     }
     for field, deltas in expected.items():
-        script = Script(blocks=[*blocks], reasoning_field=field)  # type: ignore[arg-type]
+        script = Script(blocks=blocks, reasoning_field=field)  # type: ignore[arg-type]
         answer = ask("openai", "m", stream=True, headers=header(script))
         got = [data["choices"][0]["delta"] for _, data in answer.events if data != "[DONE]"]
         assert got[1:-2] == deltas
