@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from patchbay.settings import SettingsError, state_directory
+from patchbay.settings import SettingsError, Telemetry, state_directory
+from patchbay.telemetry import logs
 from patchbay_cli import readiness, running, up
 from patchbay_cli.problems import CommandFailed
 from patchbay_cli.supervision import Supervisor, SupervisorGone
@@ -90,6 +91,8 @@ def _console() -> Console:
 
 def main() -> None:
     """Runs the command; what is wrong is said in one line, not in a stack trace."""
+    # The console is for people: of what the shared code logs, only errors belong there.
+    logs.configure(Telemetry(log_level="error"), service="patchbay")
     try:
         app(prog_name="patchbay")
     except SettingsError as error:
