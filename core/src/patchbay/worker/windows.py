@@ -7,6 +7,7 @@ all the rest. What somebody waits for (the first content, a tool call, a stop, a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from patchbay.canonical import ChatEvent, ChatEvents
@@ -40,7 +41,7 @@ class _Window:
         self._seconds = seconds
         self._waiting: list[ChatEvent] = []
         self._pieces = 0
-        self._sent_at = 0.0
+        self._sent_at = -math.inf
         self._has_content = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
@@ -52,6 +53,8 @@ class _Window:
     async def fill(self, source: AsyncIterator[list[ChatEvent]]) -> None:
         try:
             async for events in source:
+                if not events:
+                    continue
                 self._put(events)
                 if not self._room.is_set():
                     await self._room.wait()
