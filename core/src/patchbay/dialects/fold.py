@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from patchbay.canonical import BlockStart, ChatEvent, Citation, Error, Finished, Started, Usage
+from patchbay.canonical import (
+    BlockStart,
+    ChatEvent,
+    Citation,
+    Error,
+    Finished,
+    Started,
+    TextStart,
+    ThinkingStart,
+    ToolUseStart,
+    Usage,
+)
 
 
 @dataclass(slots=True)
@@ -57,20 +68,21 @@ class Answer:
                 self.blocks.append(block)
                 self._by_index[event.block_start.index] = block
             case "text_delta":
-                block = self._by_index[event.text_delta.index]
+                block = self._block(event.text_delta.index, "text")
                 block.pieces.append(event.text_delta.text)
                 if event.text_delta.HasField("logprobs_json"):
                     block.logprobs.append(event.text_delta.logprobs_json)
             case "thinking_delta":
-                self._by_index[event.thinking_delta.index].pieces.append(event.thinking_delta.text)
+                self._block(event.thinking_delta.index, "thinking").pieces.append(event.thinking_delta.text)
             case "signature_delta":
-                block = self._by_index[event.signature_delta.index]
+                block = self._block(event.signature_delta.index, "thinking")
                 block.signature = (block.signature or "") + event.signature_delta.signature
             case "tool_input_delta":
-                self._by_index[event.tool_input_delta.index].pieces.append(event.tool_input_delta.text)
+                self._block(event.tool_input_delta.index, "tool_use").pieces.append(event.tool_input_delta.text)
             case "citation_delta":
                 citation = event.citation_delta
-                self._by_index[citation.index].citations.append(Citation(dialect=citation.dialect, json=citation.json))
+                citations = self._block(citation.index, "text").citations
+                citations.append(Citation(dialect=citation.dialect, json=citation.json))
             case "usage":
                 # Set fields replace, unset ones stay: the last value of each field wins.
                 self.usage.MergeFrom(event.usage)
@@ -80,3 +92,19 @@ class Answer:
                 self.error = event.error
             case _:  # heads, warnings and pings say nothing of the answer's content
                 return
+
+    def _block(self, index: int, kind: str) -> FoldedBlock:
+        """The block of this index; one that was never started is taken to have been, so that nothing is lost."""
+        block = self._by_index.get(index)
+        if block is None:
+            start = BlockStart(index=index)
+            match kind:
+                case "text":
+                    start.text.CopyFrom(TextStart())
+                case "thinking":
+                    start.thinking.CopyFrom(ThinkingStart())
+                case _:
+                    start.tool_use.CopyFrom(ToolUseStart())
+            block = self._by_index[index] = FoldedBlock(start)
+            self.blocks.append(block)
+        return block

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
+
 from patchbay.errors import InvalidRequest
 
 # Spellings of a field tried at their first places in the text before every token is looked at.
