@@ -1,0 +1,177 @@
+"""Writes content blocks of the Messages API."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterable
+
+from patchbay.canonical import Block, CacheMark, Document, Image, Source, Text, ToolResult, ToolUse
+from patchbay.dialects.anthropic._json import Object, add_missing, carried, load_fields, tool_input
+from patchbay.dialects.anthropic._quirks import NAME
+from patchbay.dialects.anthropic._warnings import Warnings
+
+_FORBIDDEN_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
+
+# How the base64 text of an image begins, by its type.
+_IMAGE_TYPES = {"/9j/": "image/jpeg", "iVBOR": "image/png", "R0lG": "image/gif", "UklGR": "image/webp"}
+
+_NO_AUDIO = "[An audio recording was here. It could not be passed on to this model.]"
+
+
+def cache_control(mark: CacheMark) -> Object:
+    written: Object = {"type": "ephemeral"}
+    if mark.HasField("ttl"):
+        written["ttl"] = mark.ttl
+    if mark.extra_json:
+        written.update(load_fields(mark.extra_json))
+    return written
+
+
+def tool_use_id(identifier: str) -> str:
+    """The id of a tool call in the letters that the API allows; the same id always gives the same."""
+    if identifier and not _FORBIDDEN_IN_ID.search(identifier):
+        return identifier
+    return f"{_FORBIDDEN_IN_ID.sub('_', identifier)}_{zlib.crc32(identifier.encode()):08x}"
+
+
+class BlockWriter:
+    """Writes blocks as objects; what cannot be said becomes a warning, or a text in its place."""
+
+    def __init__(self, warnings: Warnings) -> None:
+        self._warnings = warnings
+
+    def blocks(self, blocks: Iterable[Block]) -> list[Object]:
+        """The blocks in order, without those that have no place in the API."""
+        return [written for block in blocks if (written := self.block(block)) is not None]
+
+    def block(self, block: Block) -> Object | None:
+        written = self._kind(block)
+        if written is None or block.WhichOneof("kind") == "opaque":
+            return written
+        if block.HasField("cache"):
+            written["cache_control"] = cache_control(block.cache)
+        if block.extensions:
+            add_missing(written, self._warnings.own_extension(block.extensions))
+        return written
+
+    def _kind(self, block: Block) -> Object | None:
+        match block.WhichOneof("kind"):
+            case "text":
+                return self._text(block.text)
+            case "image":
+                return self._image(block.image)
+            case "document":
+                return self._document(block.document)
+            case "audio":
+                self._warnings.add("input_audio", "audio is not supported by this backend; a note stands in its place")
+                return {"type": "text", "text": _NO_AUDIO}
+            case "tool_use":
+                return self._tool_use(block.tool_use)
+            case "tool_result":
+                return self._tool_result(block.tool_result)
+            case "thinking":
+                # A provider refuses thinking that it has not signed itself, and a signature cannot be made up.
+                if not block.thinking.signature:
+                    return None
+                return {"type": "thinking", "thinking": block.thinking.text, "signature": block.thinking.signature}
+            case "redacted_thinking":
+                return {"type": "redacted_thinking", "data": block.redacted_thinking.data}
+            case "refusal":
+                return {"type": "text", "text": block.refusal.text} if block.refusal.text.strip() else None
+            case "opaque" if block.opaque.dialect == NAME:
+                return dict(load_fields(block.opaque.json))
+            case "opaque":
+                self._warnings.dropped("content", f"of a kind that only the {block.opaque.dialect} API knows")
+        return None
+
+    def _text(self, text: Text) -> Object | None:
+        # The API refuses text without a visible character, and it says nothing.
+        if not text.text.strip():
+            return None
+        written: Object = {"type": "text", "text": text.text}
+        citations = [carried(citation.json) for citation in text.citations if citation.dialect == NAME]
+        if citations:
+            written["citations"] = citations
+        if len(citations) < len(text.citations):
+            self._warnings.dropped("citations", "of another API cannot be passed on to this backend")
+        return written
+
+    def _image(self, image: Image) -> Object:
+        if image.HasField("detail") and image.detail != "auto":
+            self._warnings.dropped("detail")
+        source = _source(image.source)
+        if source["type"] == "base64":
+            source["media_type"] = _image_type(image.source)
+        return {"type": "image", "source": source}
+
+    def _document(self, document: Document) -> Object:
+        written: Object = {"type": "document"}
+        if document.WhichOneof("body") == "content":
+            written["source"] = {"type": "content", "content": self.blocks(document.content.blocks)}
+        else:
+            written["source"] = _document_source(document.source)
+        if document.HasField("title"):
+            written["title"] = document.title
+        if document.HasField("context"):
+            written["context"] = document.context
+        if document.HasField("citations"):
+            written["citations"] = {"enabled": document.citations}
+        return written
+
+    def _tool_use(self, use: ToolUse) -> Object:
+        if use.HasField("text_input"):
+            content: object = {"input": use.text_input}
+        else:
+            content, is_object = tool_input(use.input_json)
+            if not is_object:
+                self._warnings.add(
+                    "arguments", "the arguments of a tool call are not a JSON object; they are sent as text inside one"
+                )
+        name = _FORBIDDEN_IN_ID.sub("_", use.name)
+        return {"type": "tool_use", "id": tool_use_id(use.id), "name": name, "input": content}
+
+    def _tool_result(self, result: ToolResult) -> Object:
+        written: Object = {"type": "tool_result", "tool_use_id": tool_use_id(result.tool_use_id)}
+        content = self.blocks(result.blocks)
+        if content:
+            written["content"] = content
+        if result.is_error:
+            written["is_error"] = True
+        return written
+
+
+def _source(source: Source) -> Object:
+    match source.WhichOneof("origin"):
+        case "url":
+            return {"type": "url", "url": source.url}
+        case "file_id":
+            return {"type": "file", "file_id": source.file_id}
+        case "text":
+            return {"type": "text", "media_type": source.media_type or "text/plain", "data": source.text}
+        case _:
+            return {"type": "base64", "media_type": source.media_type, "data": source.base64}
+
+
+def _image_type(source: Source) -> str:
+    if source.media_type == "image/jpg":
+        return "image/jpeg"
+    if source.media_type:
+        return source.media_type
+    return next((kind for start, kind in _IMAGE_TYPES.items() if source.base64.startswith(start)), "image/png")
+
+
+def _document_source(source: Source) -> Object:
+    written = _source(source)
+    if written["type"] != "base64":
+        return written
+    # In base64 the API takes PDF only.
+    if source.media_type.startswith("text/"):
+        try:
+            text = base64.b64decode(source.base64, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return written
+        return {"type": "text", "media_type": "text/plain", "data": text}
+    return written | {"media_type": source.media_type or "application/pdf"}
