@@ -28,9 +28,10 @@ _REPLICAS_PER_TARGET = 3
 _UPSTREAM_TRIES_PER_TARGET = 2
 # An upstream that asks for a longer wait than this is not waited for: the client is told instead.
 _LONGEST_WAIT_SECONDS = 1.0
+# The start of a text or a thought holds nothing yet: a provider may still say that it is overloaded.
+_EMPTY_STARTS = frozenset({"text", "thinking", "refusal"})
 _DECISIVE = frozenset(
     {
-        "block_start",
         "text_delta",
         "thinking_delta",
         "tool_input_delta",
@@ -198,5 +199,7 @@ def _judge(events: Sequence[ChatEvent]) -> Error | bool:
         if kind == "error":
             return event.error
         if kind in _DECISIVE or (kind == "native" and not event.native.preamble):
+            return True
+        if kind == "block_start" and event.block_start.WhichOneof("kind") not in _EMPTY_STARTS:
             return True
     return False
