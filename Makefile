@@ -12,6 +12,9 @@ BUF := proto/node_modules/.bin/buf
 export UV_PYTHON := $(CURDIR)/.tools/bin/python
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE ?= copy
+# The machine's own certificates, where there are any: an index may be behind a company's authority.
+CERTIFICATES := /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/pki/tls/certs/ca-bundle.crt
+export UV_SYSTEM_CERTS ?= $(if $(wildcard $(CERTIFICATES)),true,false)
 
 MANIFESTS := pyproject.toml uv.lock $(wildcard */pyproject.toml services/*/pyproject.toml)
 PACKAGES := patchbay patchbay_proto patchbay_edge patchbay_openai_worker patchbay_claude_worker patchbay_standin patchbay_cli
