@@ -46,6 +46,8 @@ class _Choice:
     prose_index: int = 0
     # What tells one thinking block from the next, where the upstream numbers them.
     thinking_part: ToolKey | None = None
+    # The open thinking block is signed: it is complete, and more thinking is another block.
+    is_signed: bool = False
     tools: dict[ToolKey, int] = field(default_factory=dict)
     had_tool: bool = False
     had_refusal: bool = False
@@ -112,6 +114,8 @@ class EventBuilder:
         if not text:
             return
         state = self._choice(choice)
+        if state.is_signed and part is None:
+            self._close_prose(state)
         self._ensure_thinking(state, choice, part)
         self._events.append(ChatEvent(thinking_delta=ThinkingDelta(index=state.prose_index, text=text)))
 
@@ -122,6 +126,12 @@ class EventBuilder:
         state = self._choice(choice)
         self._ensure_thinking(state, choice, part)
         self._events.append(ChatEvent(signature_delta=SignatureDelta(index=state.prose_index, signature=signature)))
+        state.is_signed = True
+
+    def is_thinking(self, choice: int = 0) -> bool:
+        """Whether a thinking block is open."""
+        state = self._choices.get(choice)
+        return state is not None and state.prose == "thinking"
 
     def redacted_thinking(self, data: str, *, choice: int = 0) -> None:
         """Adds a whole block of thinking that only the provider can read."""
@@ -228,6 +238,7 @@ class EventBuilder:
         if state.prose is not None:
             self._events.append(ChatEvent(block_stop=BlockStop(index=state.prose_index)))
             state.prose = None
+            state.is_signed = False
 
     def _close_tools(self, state: _Choice) -> None:
         for index in state.tools.values():

@@ -46,6 +46,8 @@ class AnswerReader:
         self._finish: dict[int, tuple[str, str | None] | None] = {}
         self._usage = b""
         self._other: Object = {}
+        # Choice -> reasoning that came as a plain field since the last entry of `reasoning_details`.
+        self._plain: dict[int, list[str]] = {}
 
     def take(self) -> list[ChatEvent]:
         return self._builder.take()
@@ -186,13 +188,23 @@ class AnswerReader:
             text = delta.reasoning_content or delta.reasoning
             if isinstance(text, str):
                 self._builder.thinking(text, choice=number)
+                self._plain.setdefault(number, []).append(text)
         for raw, fields in details:
-            part = fields.get("index", b"null").decode()
             if fields.get("type") == b'"reasoning.encrypted"':
                 self._builder.redacted_thinking(encrypted_data(raw), choice=number)
             else:
-                self._builder.thinking(_text_of(fields), choice=number, part=part)
-                self._builder.signature(_string_of(fields, "signature"), choice=number, part=part)
+                self._read_text_detail(fields, number)
+
+    def _read_text_detail(self, fields: Object, number: int) -> None:
+        part = fields.get("index", b"null").decode()
+        text = _text_of(fields)
+        signature = _string_of(fields, "signature")
+        plain = self._plain.pop(number, None)
+        # An entry may sum up what has been streamed, to sign it.
+        is_summary = plain is not None and text == "".join(plain)
+        if not is_summary or (signature and not self._builder.is_thinking(number)):
+            self._builder.thinking(text, choice=number, part=part)
+        self._builder.signature(signature, choice=number, part=part)
 
     def _items(self, raw: msgspec.Raw) -> list[bytes]:
         return load_array(bytes(raw)) if bytes(raw).startswith(b"[") else []

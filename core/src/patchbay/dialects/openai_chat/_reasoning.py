@@ -34,7 +34,8 @@ def read_detail(raw: bytes, path: str) -> Block:
     if kind == "reasoning.encrypted":
         return Block(redacted_thinking=RedactedThinking(data=encrypted_data(raw)))
     if kind not in _TEXT_FIELDS:
-        return Block(opaque=Opaque(dialect=NAME, json=raw.decode()))
+        entry = {name: value for name, value in load_object(raw).items() if name != "index"}
+        return Block(opaque=Opaque(dialect=NAME, json=object_text(entry)))
     block = Block(thinking=Thinking(text=fields.string(_TEXT_FIELDS[kind]) or ""))
     signature = fields.string("signature")
     if signature:

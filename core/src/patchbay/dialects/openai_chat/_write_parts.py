@@ -62,7 +62,7 @@ class PartWriter:
     def _part(self, block: Block, speaker: Speaker) -> list[Object]:
         kind = block.WhichOneof("kind")
         if speaker == "assistant" and kind in ("image", "document", "audio"):
-            self._warnings.add("messages.content", f"an assistant message cannot hold a {kind} here: it was left out")
+            self._warnings.add("messages.content", f"an assistant message holds no {kind} here: it was left out")
             return []
         match kind:
             case "text":
@@ -123,9 +123,7 @@ class PartWriter:
             case "url" if self._quirks.document_urls:
                 file = {"file_data": dump(source.url)}
             case _:
-                self._warnings.add(
-                    "messages.content.document", "a document by URL cannot be sent here: it was left out"
-                )
+                self._warnings.add("messages.content.file", "a document by URL cannot be sent here: it was left out")
                 return []
         if document.HasField("title"):
             file["filename"] = dump(document.title)
