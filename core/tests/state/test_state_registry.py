@@ -81,6 +81,32 @@ async def test_withdrawn_when_cancelled(redis, background, until):
     assert await redis.hgetall(keys.WORKERS) == {}
 
 
+async def test_withdrawn_wherever_it_is_cancelled(redis):
+    """A heartbeat that is under way when the worker leaves must not come after the withdrawal."""
+    for steps in range(60):
+        running = asyncio.ensure_future(Announcer(redis, lambda: worker("w1"), interval=0.0001).run())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait((running,))
+        assert await redis.hgetall(keys.WORKERS) == {}
+
+
+async def test_a_record_of_another_release_is_skipped(redis):
+    await Announcer(redis, lambda: worker("w1")).announce_now()
+    directory = Directory(redis)
+    await directory.refresh()
+    newer = msgspec.json.encode({**msgspec.to_builtins(worker("w2")), "field_of_a_later_release": 1})
+    await redis.hset(keys.WORKERS, mapping={"w2": newer, "w3": b'{"id":"w3"}'})
+    expiry = await redis.zscore(keys.WORKERS_EXPIRY, "w1")
+    await redis.zadd(keys.WORKERS_EXPIRY, {"w2": expiry, "w3": expiry})
+    with capture_logs() as logs:
+        await directory.refresh()
+        await directory.refresh()
+    assert names(directory) == ["w1", "w2"]
+    assert [entry["event"] for entry in logs] == ["a worker's record cannot be read: is it of another release?"]
+
+
 async def test_on_change_is_called_for_changes_only(redis):
     directory = Directory(redis)
     changes = []
@@ -142,7 +168,7 @@ async def test_the_last_known_workers_stay_while_redis_is_away(valkey, redis, ba
     assert said.count("the directory of workers is up to date") == 1
 
 
-async def test_workers_stay_when_redis_comes_back_empty_between_two_refreshes(valkey, redis):
+async def test_workers_stay_when_redis_comes_back_empty_between_two_refreshes(valkey, redis, connected):
     directory = Directory(redis)
     announcers = {name: Announcer(redis, lambda name=name: worker(name)) for name in ("w1", "w2")}
     for announcer in announcers.values():
@@ -154,6 +180,10 @@ async def test_workers_stay_when_redis_comes_back_empty_between_two_refreshes(va
     await announcers["w2"].announce_now()
     await directory.refresh()
     assert names(directory) == ["w1", "w2"]
+    # One that was heard of since is no longer kept: it is gone when its record is.
+    await connected(valkey.url).delete(keys.WORKERS_EXPIRY)
+    await directory.refresh()
+    assert names(directory) == ["w1"]
 
 
 async def test_a_worker_that_withdraws_after_an_outage_is_not_kept(valkey, redis, background, until):

@@ -96,12 +96,19 @@ class Announcer:
 
     async def run(self) -> None:
         """Announces at once and then each interval, through outages of Redis, until cancelled; then withdraws."""
+        beat: asyncio.Future[bool] | None = None
         try:
             while True:
-                await self._beat()
+                beat = asyncio.ensure_future(self._beat())
+                await asyncio.shield(beat)
                 await asyncio.sleep(self._interval)
         finally:
-            await asyncio.shield(asyncio.ensure_future(self.withdraw()))
+            await asyncio.shield(asyncio.ensure_future(self._leave(beat)))
+
+    async def _leave(self, beat: asyncio.Future[bool] | None) -> None:
+        if beat is not None:
+            await asyncio.wait((beat,))  # run after the withdrawal, it would bring the record back
+        await self.withdraw()
 
     async def announce_now(self) -> None:
         """Announces the record as it is now and tells every edge to look. Without Redis, the next heartbeat does."""
@@ -169,6 +176,7 @@ class Directory:
         self._stale = True
         self._kept: dict[str, WorkerRecord] = {}
         self._keep_until = 0.0
+        self._skips_records = False
         self._callbacks: list[Callable[[], None]] = []
         self._wake = asyncio.Event()
 
@@ -223,7 +231,19 @@ class Directory:
         epoch, edges, *records = cast("list[bytes | int]", reply)
         self._keep_after_loss(cast(bytes, epoch))
         self._edges = cast(int, edges)
-        self._update(self._with_kept(_decoder.decode(cast(bytes, record)) for record in records), stale=False)
+        self._update(self._with_kept(self._decode(cast("list[bytes]", records))), stale=False)
+
+    def _decode(self, records: list[bytes]) -> list[WorkerRecord]:
+        workers, error = [], None
+        for record in records:
+            try:
+                workers.append(_decoder.decode(record))
+            except msgspec.DecodeError as undecodable:
+                error = undecodable
+        if error is not None and not self._skips_records:
+            log.error("a worker's record cannot be read: is it of another release?", error=str(error))
+        self._skips_records = error is not None
+        return workers
 
     def _keep_after_loss(self, epoch: bytes) -> None:
         # Records expire, or are lost, while Redis is away, and workers need a heartbeat to be back. Until then an edge
