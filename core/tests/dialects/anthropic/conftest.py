@@ -143,7 +143,13 @@ RECORDINGS = [
                     "type": "web_search_tool_result",
                     "tool_use_id": "srvtoolu_1",
                     "content": [
-                        {"type": "web_search_result", "title": "Claude Shannon", "url": "https://a", "page_age": None}
+                        {
+                            "type": "web_search_result",
+                            "title": "Claude Shannon",
+                            "url": "https://a",
+                            "encrypted_content": "EqgfCioIARgB",
+                            "page_age": None,
+                        }
                     ],
                 }
             ),
