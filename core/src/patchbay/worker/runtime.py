@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import grpc
+import msgspec
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -39,6 +40,8 @@ _SERVER_OPTIONS = (
 _SERVICE_NAME = provider_pb2.DESCRIPTOR.services_by_name["Provider"].full_name
 # Edges learn of a drain at once through Redis; those that cannot hear it have this long to read the health status.
 _DRAIN_GRACE_SECONDS = 0.2
+# After the drain deadline, what a broken-off answer has to end.
+_LAST_WORDS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +69,11 @@ def main(worker: Worker) -> None:
 
 
 async def run(worker: Worker, settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then drains."""
+    """Serves until SIGTERM or SIGINT, then drains; a second signal changes nothing."""
+    stop = _stop_signal()
     options = settings.workers
-    worker_id = f"{worker.service}-{uuid.uuid4().hex[:12]}"
     version = metadata.version(f"patchbay-{worker.service}")
+    worker_id = f"{worker.service}-{uuid.uuid4().hex[:12]}"
     providers = worker.build(settings)
     service = ProviderService(
         worker_id=worker_id,
@@ -89,58 +93,70 @@ async def run(worker: Worker, settings: Settings) -> None:
     if worker.metrics_port(settings):
         start_http_server(worker.metrics_port(settings), addr=options.host)
 
-    started_at = time.time()
-    address = f"{options.advertise_host or _reachable(options.host)}:{port}"
-
-    def describe() -> WorkerRecord:
-        return WorkerRecord(
-            id=worker_id,
-            service=worker.service,
-            address=address,
-            version=version,
-            started_at=started_at,
-            capacity=options.capacity,
-            in_flight=service.in_flight,
-            draining=service.draining,
-            backends=tuple(
-                BackendRecord(
-                    name=status.name,
-                    kind=status.kind,
-                    dialect=status.dialect,
-                    signed_in=status.signed_in,
-                    detail=status.detail,
-                )
-                for status in service.backends()
-            ),
-        )
-
-    stop = _stop_signal()
+    record = WorkerRecord(
+        id=worker_id,
+        service=worker.service,
+        address=f"{options.advertise_host or _reachable(options.host)}:{port}",
+        version=version,
+        started_at=time.time(),
+        capacity=options.capacity,
+        in_flight=0,
+        draining=False,
+        backends=_backends(service),
+    )
     redis = connect(settings.redis.connect_url(), timeout=settings.redis.timeout_seconds)
     announcer = Announcer(
         redis,
-        describe,
+        lambda: msgspec.structs.replace(
+            record, in_flight=service.in_flight, draining=service.draining, backends=_backends(service)
+        ),
         interval=options.heartbeat_seconds,
         ttl=options.heartbeat_ttl_seconds,
         timeout=settings.redis.timeout_seconds,
     )
     announcing = asyncio.create_task(announcer.run(), name="announcer")
-    log.info("serving", address=address, backends=[provider.name for provider in providers], worker_id=worker_id)
-    await stop.wait()
+    backends = [provider.name for provider in providers]
+    log.info("serving", address=record.address, backends=backends, worker_id=worker_id)
+    await _stopped(stop, announcing)
 
     log.info("draining", in_flight=service.in_flight, seconds=options.drain_seconds)
     service.draining = True
     await _set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-    await announcer.announce_now()
+    if not announcing.done():
+        await announcer.announce_now()
     await asyncio.sleep(_DRAIN_GRACE_SECONDS)
     if not await service.drain(options.drain_seconds):
         log.warning("drain_deadline", in_flight=service.in_flight)
     announcing.cancel()
     await asyncio.wait([announcing])
-    await server.stop(1.0)
+    await server.stop(_LAST_WORDS_SECONDS)
     for provider in providers:
         await provider.aclose()
     await redis.aclose()
     log.info("stopped")
+    if not announcing.cancelled():
+        # It ends by itself only by failing: a worker that no edge can find is to be restarted.
+        announcing.result()
+
+
+async def _stopped(stop: asyncio.Event, announcing: asyncio.Task[None]) -> None:
+    """Waits for the signal, or for the announcer to fail."""
+    signalled = asyncio.create_task(stop.wait(), name="stop-signal")
+    await asyncio.wait([signalled, announcing], return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+
+
+def _backends(service: ProviderService) -> tuple[BackendRecord, ...]:
+    return tuple(
+        BackendRecord(
+            name=status.name,
+            kind=status.kind,
+            dialect=status.dialect,
+            signed_in=status.signed_in,
+            detail=status.detail,
+        )
+        for status in service.backends()
+    )
 
 
 async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:

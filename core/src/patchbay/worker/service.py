@@ -12,7 +12,7 @@ from typing import Protocol
 import grpc
 import structlog
 
-from patchbay.canonical import ChatEvent, ChatEvents
+from patchbay.canonical import ChatEvent, ChatEvents, Error
 from patchbay.errors import INTERNAL, PatchbayError, make_error
 from patchbay.telemetry import metrics
 from patchbay.worker.windows import windows
@@ -137,15 +137,18 @@ class ProviderService(provider_pb2_grpc.ProviderServicer):
         except Exception:
             outcome = "crashed"
             log.exception("chat_crashed", backend=provider.name, request_id=request.request_id)
-            error = make_error(INTERNAL, "the worker failed; its log has the details under this request's id")
-            await context.write(ChatEvents(events=[ChatEvent(error=error)]))
+            await context.write(ChatEvents(events=[ChatEvent(error=_crash())]))
         finally:
             metrics.WORKER_CHATS.labels(provider.name, outcome).inc()
             metrics.WORKER_CHAT_SECONDS.labels(provider.name).observe(time.monotonic() - started)
 
     async def CountTokens(self, request: CountTokensRequest, context: Context) -> CountTokensResponse:  # noqa: N802
         provider = await self._provider(request.backend, context)
-        return await provider.count_tokens(request)
+        try:
+            return await provider.count_tokens(request)
+        except Exception:
+            log.exception("count_tokens_crashed", backend=provider.name, request_id=request.request_id)
+            return CountTokensResponse(error=_crash())
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         if request.backend:
@@ -188,6 +191,13 @@ async def _list(provider: Provider, credential: Credential | None) -> list[Model
         return await provider.list_models(credential)
     except PatchbayError as error:
         return error.error.message
+    except Exception:
+        log.exception("list_models_crashed", backend=provider.name)
+        return "the worker failed; its log has the details"
+
+
+def _crash() -> Error:
+    return make_error(INTERNAL, "the worker failed; its log has the details under this request's id")
 
 
 def _outcome(window: ChatEvents, before: str) -> str:
