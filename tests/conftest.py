@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from ways import Way
+from wire_tap import WireTap
 
 from patchbay.testing.cluster import Cluster
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin.testing import StandinProcess
 
 Config = dict[str, object]
+
+# The key of the Patchbay that wants one.
+HOUSE_KEY = "pb-house-key"
 
 
 def backends_on(url: str) -> Config:
@@ -80,3 +84,51 @@ def way_to(request: pytest.FixtureRequest, upstream: StandinProcess) -> Callable
         return Way(running.url, name, protocols.get(name, "openai"))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def session_tap(standin: StandinProcess) -> Iterator[WireTap]:
+    with WireTap(standin.url) as running:
+        yield running
+
+
+@pytest.fixture
+def tap(session_tap: WireTap, upstream: StandinProcess) -> WireTap:
+    """What goes over the wire between `house` and its upstreams, from this test on."""
+    session_tap.reset()
+    return session_tap
+
+
+@pytest.fixture(scope="session")
+def house(shared_valkey: ValkeyProcess, session_tap: WireTap) -> Iterator[Cluster]:
+    """A Patchbay that wants a key (`HOUSE_KEY`), takes small bodies only, and has routes; its upstreams are tapped."""
+    url = session_tap.url
+    openai: Config = {"kind": "openai", "base_url": f"{url}/v1"}
+    anthropic: Config = {"kind": "anthropic", "base_url": url}
+    config: Config = {
+        "security": {"require_api_key": True, "api_keys": [{"key": HOUSE_KEY, "id": "house"}, "pb-another-key"]},
+        "limits": {"max_request_bytes": 4_000_000},
+        "backends": {
+            "default_backend": "house-openai",
+            "house-openai": {**openai, "api_key": "sk-house"},
+            "house-anthropic": {**anthropic, "api_key": "sk-ant-house"},
+            "house-token": {**anthropic, "auth_token": "token-house"},
+            "own-openai": {**openai, "credentials": "pass_through"},
+            "own-anthropic": {**anthropic, "credentials": "pass_through"},
+            "strict-openai": {**openai, "api_key": "sk-house", "strict_parameters": True},
+            "strict-anthropic": {**anthropic, "api_key": "sk-ant-house", "strict_parameters": True},
+            "pinned": {**openai, "api_key": "sk-house", "model": "standin-json"},
+            "nowhere": {**openai, "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-house"},
+        },
+        "routes": [
+            {"prefix": "/claude", "backend": "house-anthropic"},
+            {"match": "renamed", "prefix": "/api", "backend": "house-anthropic", "model": "standin-json"},
+            {"match": ["renamed", "other-*"], "backend": "house-openai", "model": "standin"},
+            {"match": "safe", "backend": "nowhere", "fallbacks": ["house-anthropic/standin-json"]},
+            {"match": "flaky-*", "backend": "house-openai", "fallbacks": ["house-anthropic/standin-json"]},
+            {"match": "unlucky", "backend": "nowhere", "fallbacks": ["house-openai/standin-error-403", "pinned"]},
+        ],
+    }
+    # In a database of its own, apart from the workers of the other Patchbay.
+    with Cluster(config, redis_url=shared_valkey.url.removesuffix("0") + "1") as running:
+        yield running

@@ -79,8 +79,7 @@ async def ask(way: Way, mode: str, model: str, **request: Any) -> Message:
                 return await running.get_final_message()
     with client_of(way) as blocking:
         if not streams(mode):
-            answer = blocking.messages.create(**request)
-            return answer
+            return blocking.messages.create(**request)  # type: ignore[no-any-return]
         with blocking.messages.stream(**request) as stream:
             return stream.get_final_message()
 

@@ -75,8 +75,7 @@ async def ask(way: Way, mode: str, model: str, **request: Any) -> ChatCompletion
             return _put_together([chunk async for chunk in stream])
     with client_of(way) as blocking:
         if not streams(mode):
-            answer = blocking.chat.completions.create(**request)
-            return answer
+            return blocking.chat.completions.create(**request)  # type: ignore[no-any-return]
         return _put_together(list(blocking.chat.completions.create(**request, stream=True)))
 
 
