@@ -102,7 +102,7 @@ def either(request, connected):
     fixture = "valkey" if request.param == "standalone" else "cluster"
     process: ValkeyProcess = request.getfixturevalue(fixture)
     scheme = "redis" if request.param == "standalone" else "redis+cluster"
-    return connected(f"{scheme}://127.0.0.1:{process.port}")
+    return connected(f"{scheme}://127.0.0.1:{process.port}", timeout=10.0)
 
 
 async def test_more_commands_than_connections_take_turns(either):
