@@ -72,12 +72,18 @@ def _table(
             row = (
                 "\n".join(workers.get(service.name, ())) or "not announced yet",
                 "\n".join(served) or "none",
-                "\n".join("yes" if backend.signed_in else f"no: {backend.detail}" for backend in served.values()),
+                "\n".join(_signed_in(name, backend) for name, backend in served.items()),
             )
         table.add_row(service.name, *row)
     if not settings.redis.embedded:
         table.add_row("redis", "as configured", "", "")
     return table
+
+
+def _signed_in(name: str, backend: BackendReadiness) -> str:
+    if name in _STANDIN_MODELS:
+        return "not needed"
+    return "yes" if backend.signed_in else f"no: {backend.detail}"
 
 
 def requests_to_try(settings: Settings) -> list[str]:
