@@ -106,6 +106,9 @@ def parse_frames(frames: bytes) -> list[Frame]:
 
 
 def _parse_frame(block: bytes) -> Frame | None:
+    # Nearly every frame of most streams is just this one line.
+    if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
+        return Frame(b"", block[6:])
     event = b""
     data: list[bytes] = []
     # A byte order mark may open the stream; elsewhere it cannot begin a field that means anything.

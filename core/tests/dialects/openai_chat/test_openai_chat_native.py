@@ -251,3 +251,10 @@ def test_an_edit_changes_nothing_else() -> None:
 def test_bodies_that_cannot_be_edited(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         DIALECT.edit_native(body, "m")
+
+
+def test_half_a_surrogate_pair_passes_untouched(read: Read, lines: Lines) -> None:
+    body = BODY.replace(b'"a"', rb'"\ud83d"')
+    events = read(body, options=PLAIN)
+    assert passed(events) == body
+    assert lines(said(events)) == ["usage input=5 output=2", "finished 0 end_turn"]

@@ -645,3 +645,10 @@ def test_calls_without_ids_in_a_whole_answer_stay_apart(read: Read, lines: Lines
     events = read(json.dumps(body).encode(), options=ReadOptions(content_type="application/json"))
     starts = [event.block_start.tool_use.id for event in events if event.HasField("block_start")]
     assert starts == [made_id(0, "f"), made_id(1, "f")]
+
+
+def test_half_a_surrogate_pair_does_not_fail_an_answer(sse: Callable[..., bytes], read: Read, lines: Lines) -> None:
+    """Servers that cut text by UTF-16 code unit send one half in each chunk."""
+    data = sse([chunk({"content": "HALF"}), chunk({"content": "a"}, "stop")])
+    events = lines(read(data.replace(b"HALF", rb"\ud83d \ud83d\ude00 \\ud83d \uDE00")))
+    assert events[1:4] == ["0 text", "0 + \ufffd \U0001f600 \\ud83d \ufffd", "0 + a"]

@@ -428,3 +428,8 @@ def test_invalid_requests(body: object, parameter: str | None, message: str) -> 
 def test_bodies_that_are_no_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         DIALECT.read_request(body)
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    body = rb'{"model":"m","messages":[{"role":"user","content":"a\ud83d"}]}'
+    assert DIALECT.read_request(body).messages[0].blocks[0].text.text == "a\ufffd"

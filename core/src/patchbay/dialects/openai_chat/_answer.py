@@ -9,9 +9,9 @@ import msgspec
 from patchbay import errors
 from patchbay.canonical import ChatEvent, Error, Finished
 from patchbay.dialects.builder import EventBuilder
-from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, decode_chunk, is_present, other_fields
+from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, Logprobs, decode_chunk, is_present, other_fields
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import Object, load_array, load_object, object_text
+from patchbay.dialects.openai_chat._json import Object, load_array, load_object, mend_surrogates, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_data
 from patchbay.dialects.openai_chat._stop_reasons import StopReason, read_finish_reason
@@ -65,6 +65,7 @@ class AnswerReader:
         """Reads one chunk."""
         if self._done:
             return
+        data = mend_surrogates(data)
         try:
             chunk = decode_chunk(data)
             if chunk.is_error:
@@ -102,9 +103,8 @@ class AnswerReader:
     def _read(self, chunk: Chunk, data: bytes) -> None:
         if chunk.choices and not self._builder.has_started:
             self._start(chunk, data)
-        usage = bytes(chunk.usage)
-        if usage not in (b"null", self._usage):
-            self._read_usage(usage)
+        if is_present(chunk.usage) and bytes(chunk.usage) != self._usage:
+            self._read_usage(bytes(chunk.usage))
         if not chunk.choices:
             self._other |= other_fields(data)
             return
@@ -138,19 +138,20 @@ class AnswerReader:
             self._read_reasoning(delta, number)
         content = delta.content
         if choice.logprobs is not None:
-            self._read_with_logprobs(choice, delta, number)
+            self._read_with_logprobs(choice.logprobs, delta, number)
         elif isinstance(content, str):
             self._builder.text(content, choice=number)
-        elif content:
+        if content and not isinstance(content, str):
             self._read_parts(content, number)
         if is_present(delta.annotations):
             for citation in self._items(delta.annotations):
                 self._builder.citation(NAME, citation.decode(), choice=number)
         if isinstance(delta.refusal, str) and choice.logprobs is None:
             self._builder.refusal(delta.refusal, choice=number)
-        for name, value in (("audio", delta.audio), ("images", delta.images)):
-            if is_present(value) and bytes(value) != b"[]":
-                self._builder.opaque(NAME, object_text({name: bytes(value)}), choice=number)
+        if is_present(delta.audio):
+            self._builder.opaque(NAME, object_text({"audio": bytes(delta.audio)}), choice=number)
+        if is_present(delta.images) and bytes(delta.images) != b"[]":
+            self._builder.opaque(NAME, object_text({"images": bytes(delta.images)}), choice=number)
         for call in delta.tool_calls or ():
             self._tools.read(call, choice=number, whole=self._whole)
         if delta.function_call is not None:
@@ -160,13 +161,12 @@ class AnswerReader:
             stop = choice.stop_reason if isinstance(choice.stop_reason, str) else None
             self._finish[number] = (str(reason), stop)
 
-    def _read_with_logprobs(self, choice: Choice, delta: Delta, number: int) -> None:
-        logprobs = choice.logprobs
+    def _read_with_logprobs(self, logprobs: Logprobs, delta: Delta, number: int) -> None:
         for spoken, raw, add in (
-            (delta.content, logprobs.content if logprobs else None, self._builder.text),
-            (delta.refusal, logprobs.refusal if logprobs else None, self._builder.refusal),
+            (delta.content, logprobs.content, self._builder.text),
+            (delta.refusal, logprobs.refusal, self._builder.refusal),
         ):
-            text = bytes(raw).decode() if raw is not None and is_present(raw) else None
+            text = bytes(raw).decode() if is_present(raw) else None
             add(spoken if isinstance(spoken, str) else "", choice=number, logprobs_json=text)
 
     def _read_parts(self, content: object, number: int) -> None:

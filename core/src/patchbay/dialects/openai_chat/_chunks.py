@@ -98,7 +98,7 @@ decode_chunk = msgspec.json.Decoder(Chunk).decode
 
 
 def is_present(value: msgspec.Raw) -> bool:
-    return bytes(value) != b"null"
+    return value is not _ABSENT and bytes(value) != b"null"
 
 
 def other_fields(data: bytes) -> Object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -13,6 +14,11 @@ Object: TypeAlias = dict[str, bytes]
 dump = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+# An escaped backslash and a whole pair are passed over; what is captured is half of a pair.
+_HALF_PAIR = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 
 def load_object(text: bytes | str) -> Object:
@@ -54,3 +60,10 @@ def add_missing(fields: Object, more: Mapping[str, bytes]) -> None:
             inner = load_object(fields[name])
             add_missing(inner, load_object(value))
             fields[name] = dump_object(inner)
+
+
+def mend_surrogates(text: bytes) -> bytes:
+    """Replaces the escapes of half a UTF-16 surrogate pair: what cuts strings by code unit leaves them behind."""
+    if b"\\ud" not in text and b"\\uD" not in text:
+        return text
+    return _HALF_PAIR.sub(lambda match: b"\\ufffd" if match[1] else match[0], text)

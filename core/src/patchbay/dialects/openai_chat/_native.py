@@ -15,15 +15,13 @@ from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_chat._answer import cut_short, too_large
 from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import dump, dump_object, load_object
+from patchbay.dialects.openai_chat._json import dump, dump_object, load_object, mend_surrogates
 from patchbay.dialects.openai_chat._stop_reasons import read_finish_reason
 from patchbay.dialects.openai_chat._usage import read_usage
-from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, parse_frames
+from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, cut_frames, parse_frames
 from patchbay.errors import InvalidRequest
 
 _DONE = b"[DONE]"
-
-_FRAME = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n)", re.DOTALL)
 
 # The fields of a plain error body, when they come first.
 _ERROR_BODY = re.compile(rb'\s*\[?\s*\{\s*"(?:error|code|msg|message|detail)"')
@@ -104,7 +102,7 @@ class NativeStreamReader:
             return []
         if self._has_content and not _needs_reading(frames):
             return [ChatEvent(native=Native(data=frames))]
-        return self._read(_split(frames))
+        return self._read(cut_frames(frames))
 
     def close(self) -> list[ChatEvent]:
         if self._done:
@@ -133,6 +131,8 @@ class NativeStreamReader:
 
     def _look_into(self, raw: bytes) -> tuple[bool, list[ChatEvent], list[ChatEvent]]:
         """Whether to pass the frame on, what to say before it, and what ends the answer after it."""
+        if self._has_content and not _needs_reading(raw):
+            return True, [], []
         parsed = parse_frames(raw)
         if not parsed:
             return True, [], []
@@ -222,26 +222,23 @@ def finished(choice: int, reason: str) -> ChatEvent:
 
 def _needs_reading(frames: bytes) -> bool:
     """Whether some frame may say more than content. Inside a JSON string these words' quotes would be escaped."""
-    if b'"error"' in frames or b'"code"' in frames or b"[DONE]" in frames or b"event:" in frames:
+    # Errors, the closing word and whatever else is no chunk have no choices.
+    if frames.count(b'"choices"') != frames.count(b"\n\n"):
         return True
-    return _has_value(frames, b'"finish_reason"') or _has_value(frames, b'"usage"')
+    return _has_value(frames, b'"finish_reason"') or _has_value(frames, b'"usage"') or b'"error"' in frames
 
 
 def _has_value(frames: bytes, name: bytes) -> bool:
     """Whether the field is there with anything but null."""
     there = frames.count(name)
-    return bool(there) and there != frames.count(name + b":null") + frames.count(name + b": null")
-
-
-def _split(frames: bytes) -> list[bytes]:
-    if b"\r" in frames:
-        return _FRAME.findall(frames)
-    return [frame + b"\n\n" for frame in frames.split(b"\n\n")[:-1]]
+    if not there or there == frames.count(name + b":null"):
+        return False
+    return there != frames.count(name + b":null") + frames.count(name + b": null")
 
 
 def _decode(data: bytes) -> Chunk | None:
     try:
-        return decode_chunk(data)
+        return decode_chunk(mend_surrogates(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
