@@ -24,7 +24,7 @@ class Identity:
     caller: Caller
     # The key's own limits; None: the configured defaults.
     limits: Limits | None
-    # What the caller sent as a provider credential; None when its header held the Patchbay key.
+    # What the caller sent as a provider credential; never a Patchbay key.
     credential: Credential | None
 
 
@@ -34,7 +34,9 @@ class Callers:
     def __init__(self, security: Security, defaults: Limits) -> None:
         self._required = security.require_api_key
         self._pepper = secrets.token_bytes(32)
-        self._keys = [(self._digest(key.key.get_secret_value()), _identity(key, defaults)) for key in security.api_keys]
+        self._keys = [
+            (self._digest(key.key.get_secret_value().encode()), _identity(key, defaults)) for key in security.api_keys
+        ]
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
         """The caller behind a request's headers (names in lower case).
@@ -43,22 +45,30 @@ class Callers:
             PatchbayError: AUTHENTICATION when a key is required and none, or a wrong one, is there.
         """
         offered = _offered(headers)
-        own = headers.get(KEY_HEADER)
-        known = self._find(own if own is not None else offered.secret if offered else None)
+        own = headers.get(KEY_HEADER, "").strip()
+        known = self._find(own) if own else None
+        credential = None
+        for candidate in offered:
+            match = self._find(candidate.secret)
+            if match is None:
+                # The first that is no key of ours is the provider's; a key of ours goes nowhere else.
+                credential = credential or candidate
+            elif not own:
+                known = known or match
         if known is not None:
-            caller, limits = known
-            return Identity(caller, limits, offered if own is not None else None)
+            return Identity(*known, credential)
         if self._required:
             message = "an API key is required, as x-api-key or as a bearer token"
-            if own is not None or offered is not None:
+            if own or offered:
                 message = "the API key is not known here"
             raise PatchbayError(make_error(AUTHENTICATION, message))
-        return Identity(Caller(), None, offered)
+        return Identity(Caller(), None, credential)
 
-    def _find(self, secret: str | None) -> tuple[Caller, Limits | None] | None:
-        if secret is None or not self._keys:
+    def _find(self, secret: str) -> tuple[Caller, Limits | None] | None:
+        if not self._keys:
             return None
-        digest = self._digest(secret)
+        # Headers come as latin-1 text, which gives back the bytes that the client sent.
+        digest = self._digest(secret.encode("latin-1"))
         found = None
         # Every key is compared, in constant time, so that the time taken tells nothing.
         for candidate, identity in self._keys:
@@ -66,8 +76,8 @@ class Callers:
                 found = identity
         return found
 
-    def _digest(self, secret: str) -> bytes:
-        return hmac.digest(self._pepper, secret.encode(), hashlib.sha256)
+    def _digest(self, secret: bytes) -> bytes:
+        return hmac.digest(self._pepper, secret, hashlib.sha256)
 
 
 def _identity(key: ApiKey, defaults: Limits) -> tuple[Caller, Limits | None]:
@@ -81,10 +91,12 @@ def _identity(key: ApiKey, defaults: Limits) -> tuple[Caller, Limits | None]:
     )
 
 
-def _offered(headers: Mapping[str, str]) -> Credential | None:
+def _offered(headers: Mapping[str, str]) -> list[Credential]:
+    """What the usual headers hold, `x-api-key` before the bearer."""
+    offered = []
     if secret := headers.get("x-api-key", "").strip():
-        return Credential(scheme=Credential.SCHEME_API_KEY, secret=secret)
-    scheme, _, secret = headers.get("authorization", "").partition(" ")
+        offered.append(Credential(scheme=Credential.SCHEME_API_KEY, secret=secret))
+    scheme, _, secret = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and secret.strip():
-        return Credential(scheme=Credential.SCHEME_BEARER, secret=secret.strip())
-    return None
+        offered.append(Credential(scheme=Credential.SCHEME_BEARER, secret=secret.strip()))
+    return offered

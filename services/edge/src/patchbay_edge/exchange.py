@@ -6,9 +6,10 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Protocol
 
 import zstandard
 
@@ -17,6 +18,10 @@ from patchbay.errors import INVALID_REQUEST, REQUEST_TOO_LARGE, PatchbayError, m
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# A client that sends nothing for so long in the middle of its request holds a place for nothing.
+_UPLOAD_SILENCE_SECONDS = 30
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class ClientGone(Exception):
@@ -32,9 +37,7 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
         self.request_id = request_id
-        self.headers: Mapping[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        self.headers = _read_headers(scope["headers"])
         self.started = False
         self.ended = False
         self.status = 0
@@ -48,28 +51,43 @@ class Exchange:
 
         Raises:
             PatchbayError: REQUEST_TOO_LARGE over `max_bytes` (compressed or not), INVALID_REQUEST for a broken or
-                unknown compression.
+                unknown compression, or when the client falls silent (408).
             ClientGone: When the client left while sending.
         """
         declared = self.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > max_bytes:
+        if declared.isdecimal() and int(declared) > max_bytes:
             raise _too_large(max_bytes)
-        body = bytearray()
-        while True:
-            message = await self._receive()
+        pieces: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive_soon()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            body += message.get("body", b"")
-            if len(body) > max_bytes:
+            piece = message.get("body", b"")
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
                 raise _too_large(max_bytes)
-            if not message.get("more_body", False):
-                break
+            more = message.get("more_body", False)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        return bytes(body) if encoding in ("", "identity") else _decompress(bytes(body), encoding, max_bytes)
+        if encoding in ("", "identity"):
+            return body
+        # In a thread, since a small body can be a lot of work and every other stream would wait for it.
+        return await asyncio.to_thread(_decompress, body, encoding, max_bytes)
+
+    async def _receive_soon(self) -> MutableMapping[str, Any]:
+        try:
+            async with asyncio.timeout(_UPLOAD_SILENCE_SECONDS):
+                return await self._receive()
+        except TimeoutError as error:
+            message = f"nothing of the request body came for {_UPLOAD_SILENCE_SECONDS} seconds"
+            raise PatchbayError(make_error(INVALID_REQUEST, message, http_status=408)) from error
 
     def watch_disconnect(self) -> DisconnectWatch:
         """Cancels the block when the client leaves, and turns that into ClientGone."""
-        return DisconnectWatch(self._receive)
+        return DisconnectWatch(self, self._receive)
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Sends the answer's head, with the request id unless the upstream's own is among `headers`."""
@@ -97,25 +115,28 @@ class Exchange:
 class DisconnectWatch:
     """An async context whose block is cancelled when the client leaves; see `Exchange.watch_disconnect`."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, exchange: Exchange, receive: Receive) -> None:
+        self._exchange = exchange
         self._receive = receive
         self._gone = False
 
     async def __aenter__(self) -> None:
         self._block = asyncio.current_task()
+        self._cancelling = self._block.cancelling() if self._block is not None else 0
         self._watcher = asyncio.create_task(self._watch(), name="disconnect-watch")
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._watcher.cancel()
-        ours = self._gone and self._block is not None and self._block.uncancel() == 0
+        ours = self._gone and self._block is not None and self._block.uncancel() <= self._cancelling
         if ours and isinstance(error, asyncio.CancelledError):
             raise ClientGone from None
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             continue
-        self._gone = True
-        if self._block is not None:
+        # Servers say the same once the answer is complete.
+        if self._block is not None and not self._exchange.ended:
+            self._gone = True
             self._block.cancel()
 
 
@@ -124,11 +145,11 @@ def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     try:
         match encoding:
             case "gzip" | "x-gzip":
-                plain, whole = _inflate(body, zlib.MAX_WBITS | 16, max_bytes)
+                plain, inflater = _inflate(body, zlib.MAX_WBITS | 16, max_bytes)
             case "deflate":
-                plain, whole = _inflate(body, zlib.MAX_WBITS, max_bytes)
+                plain, inflater = _inflate(body, zlib.MAX_WBITS, max_bytes)
             case "zstd":
-                plain, whole = _unzstd(body, max_bytes)
+                plain, inflater = _unzstd(body, max_bytes)
             case _:
                 raise PatchbayError(
                     make_error(INVALID_REQUEST, f"content-encoding `{encoding}` is not supported", http_status=415)
@@ -137,32 +158,57 @@ def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
         raise PatchbayError(make_error(INVALID_REQUEST, f"the body is not valid {encoding}")) from error
     if len(plain) > max_bytes:
         raise _too_large(max_bytes)
-    if not whole:
+    if not inflater.eof:
         raise PatchbayError(make_error(INVALID_REQUEST, f"the {encoding} body is cut off"))
+    if inflater.unused_data:
+        # A second member would be lost; thousands of them would cost the square of their number.
+        raise PatchbayError(make_error(INVALID_REQUEST, f"the {encoding} body goes on after its end"))
     return plain
 
 
-def _inflate(body: bytes, window_bits: int, max_bytes: int) -> tuple[bytes, bool]:
+class _Inflater(Protocol):
+    """What both libraries' decompressors know at the end."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+
+def _inflate(body: bytes, window_bits: int, max_bytes: int) -> tuple[bytes, _Inflater]:
     inflater = zlib.decompressobj(window_bits)
-    plain = inflater.decompress(body, max_bytes + 1)
-    return plain, inflater.eof
+    return inflater.decompress(body, max_bytes + 1), inflater
 
 
-def _unzstd(body: bytes, max_bytes: int) -> tuple[bytes, bool]:
-    with zstandard.ZstdDecompressor().stream_reader(body) as reader:
-        plain = reader.read(max_bytes + 1)
-    if len(plain) > max_bytes:
-        return plain, True
-    # The bounded reader takes a cut frame for a short one; only this object knows, and now its output is bounded too.
+def _unzstd(body: bytes, max_bytes: int) -> tuple[bytes, _Inflater]:
+    # Only this object knows where the frame ends, and only the reader bounds its output. A frame that says its size,
+    # as most do, is held to it by the library.
     frame = zstandard.ZstdDecompressor().decompressobj()
-    frame.decompress(body)
-    return plain, frame.eof
+    said = zstandard.get_frame_parameters(body).content_size
+    if said == zstandard.CONTENTSIZE_UNKNOWN:
+        with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+            said = len(reader.read(max_bytes + 1))
+    if said > max_bytes:
+        raise _too_large(max_bytes)
+    return frame.decompress(body), frame
 
 
 def _too_large(max_bytes: int) -> PatchbayError:
     return PatchbayError(make_error(REQUEST_TOO_LARGE, f"the request body is larger than {max_bytes} bytes"))
 
 
+def _read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """Header values by lower-case name; lines of one name are one list, as RFC 9110 has it."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
 def _header_value(value: str) -> bytes:
     # A line break in a header would end it: upstream text and warnings may hold anything.
-    return value.replace("\r", " ").replace("\n", " ").encode("latin-1", "replace")
+    if not value.isprintable():
+        value = _CONTROLS.sub(" ", value)
+    return value.encode("latin-1", "replace")
