@@ -142,10 +142,14 @@ def build_rest(edge: Edge) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        status, headers = error.status_code, dict(error.headers or {})
+        if status == 404 and edge.endpoints.find(request.url.path) is not None:
+            # A POST to it goes to the gateway.
+            status, headers = 405, {"allow": "POST"}
         message = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible here"}
-        text = message.get(error.status_code, str(error.detail))
-        failure = make_error(code_of_status(error.status_code), text, http_status=error.status_code)
-        return _error_response(request, PatchbayError(failure), dict(error.headers or {}))
+        text = message.get(status, str(error.detail))
+        failure = make_error(code_of_status(status), text, http_status=status)
+        return _error_response(request, PatchbayError(failure), headers)
 
     @app.exception_handler(Exception)
     async def on_exception(request: Request, _: Exception) -> Response:

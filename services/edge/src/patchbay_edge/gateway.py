@@ -163,8 +163,10 @@ async def answer_error(exchange: Exchange, dialect: AnyDialect, failure: Patchba
         if not exchange.ended:
             await exchange.end()
         return
-    written = dialect.errors.write(failure.error, exchange.request_id)
-    headers = {**_failure_headers(failure), **written.headers, "content-type": written.content_type}
+    upstream = _failure_headers(failure)
+    # The one id in the head and in the body: the upstream's, if it has answered.
+    written = dialect.errors.write(failure.error, upstream.get("request-id", exchange.request_id))
+    headers = {**upstream, **written.headers, "content-type": written.content_type}
     await exchange.answer(written.status, written.body, headers)
 
 
