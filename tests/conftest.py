@@ -101,12 +101,23 @@ def tap(session_tap: WireTap, upstream: StandinProcess) -> WireTap:
 
 @pytest.fixture(scope="session")
 def house(shared_valkey: ValkeyProcess, session_tap: WireTap) -> Iterator[Cluster]:
-    """A Patchbay that wants a key (`HOUSE_KEY`), takes small bodies only, and has routes; its upstreams are tapped."""
+    """A Patchbay that wants a key (`HOUSE_KEY`), holds heads briefly, takes small bodies only, and has routes.
+
+    Its upstreams are the stand-in behind a tap.
+    """
     url = session_tap.url
     openai: Config = {"kind": "openai", "base_url": f"{url}/v1"}
     anthropic: Config = {"kind": "anthropic", "base_url": url}
     config: Config = {
-        "security": {"require_api_key": True, "api_keys": [{"key": HOUSE_KEY, "id": "house"}, "pb-another-key"]},
+        "server": {"head_hold_seconds": 1.0, "keep_alive_ping_seconds": 1.0},
+        "security": {
+            "require_api_key": True,
+            "api_keys": [
+                {"key": HOUSE_KEY, "id": "house"},
+                "pb-another-key",
+                *({"key": f"pb-twice-a-minute-{number}", "requests_per_minute": 2} for number in (1, 2)),
+            ],
+        },
         "limits": {"max_request_bytes": 4_000_000},
         "backends": {
             "default_backend": "house-openai",
