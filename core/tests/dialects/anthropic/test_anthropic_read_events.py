@@ -2,6 +2,8 @@ import json
 from typing import Protocol
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patchbay.canonical import BlockStart, ChatEvent, Finished, Native, OpaqueStart, Usage
 from patchbay.dialects.anthropic import DIALECT
@@ -401,3 +403,48 @@ def test_huge_native_body_passes_without_usage() -> None:
     events = read(body[:70], body[70:], content_type="application/json", native=True)
     assert b"".join(event.native.data for event in events) == body
     assert events[-1] == ChatEvent(finished=Finished())
+
+
+_ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "text", "tool_use", "\u00e9"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "text", "usage"]), inner),
+    max_leaves=3,
+)
+_TYPES = (
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+    "error",
+    "ping",
+    "new",
+)
+_FIELDS = ("index", "message", "content_block", "delta", "usage", "error")
+
+
+@st.composite
+def _odd_events(draw: st.DrawFn) -> bytes:
+    events = b""
+    for _ in range(draw(st.integers(1, 4))):
+        fields = {name: draw(_ODD) for name in draw(st.sets(st.sampled_from(_FIELDS)))}
+        events += frame(type=draw(st.sampled_from(_TYPES)), **fields)
+    return events
+
+
+@given(odd=_odd_events() | st.binary(max_size=60), native=st.booleans(), streamed=st.booleans(), at=st.integers(0, 5))
+def test_nothing_raises(odd: bytes, native: bool, streamed: bool, at: int) -> None:
+    pieces = [START, TEXT, HELLO, STOP_BLOCK, END, STOP]
+    stream = b"".join([*pieces[:at], odd, *pieces[at:]])
+    events = read(stream, odd, content_type="text/event-stream" if streamed else "application/json", native=native)
+    ends = [event for event in events if event.HasField("finished") or event.HasField("error")]
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_bytes_that_are_no_text_within_usage(native: bool) -> None:
+    odd = b'event: message_delta\ndata: {"type":"message_delta","usage":{"x":"\xff"},"delta":{}}\n\n'
+    assert read(START + odd + STOP, native=native)[-1].WhichOneof("event") == ("finished" if native else "error")
+    body = b'{"type":"message","content":[],"usage":{"x":"\xff"}}'
+    assert read(body, content_type="application/json", native=native)[-1].error.code == UPSTREAM

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from patchbay.canonical import (
@@ -84,9 +86,13 @@ class AnswerReader:
 
     The provider's own block numbers are not relied on: a delta of another kind than its block, or of no block, gets a
     block of its own.
+
+    Args:
+        names: Tool names as the provider knows them -> as the client does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
         self._events: list[ChatEvent] = []
         self._open: dict[int, _Open] = {}
         self._next_index = 0
@@ -144,7 +150,7 @@ class AnswerReader:
                     BlockStart(redacted_thinking=RedactedThinkingStart(data=block.data or "")),
                 )
             case "tool_use":
-                use = ToolUseStart(id=block.id or "", name=block.name or "")
+                use = ToolUseStart(id=block.id or "", name=self._names.get(block.name or "", block.name or ""))
                 opened = self._open_block(number, "tool_use", BlockStart(tool_use=use))
                 if not is_null(block.input) and load_fields(block.input):
                     opened.late_input = text_of(block.input)

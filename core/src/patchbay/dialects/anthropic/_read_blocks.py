@@ -94,6 +94,9 @@ _SOURCE: Shape[_AnySource] = Shape(_Base64, _Url, _File, _PlainText, _Content)
 _CITATIONS = Shape(_CitationsConfig)
 _CACHE = Shape(_Cache)
 
+# Results and documents may hold blocks. The API allows one level; a message that travels on may not nest without end.
+_DEEPEST = 8
+
 _QUOTE, _BRACKET = ord('"'), ord("[")
 
 
@@ -109,6 +112,8 @@ def read_content(raw: msgspec.Raw, blocks: Blocks, path: str) -> None:
     Raises:
         InvalidRequest: It is neither, or a block in it cannot be read.
     """
+    if path.count(".content") > _DEEPEST:
+        raise InvalidRequest(f"{path}: content is nested too deeply", path)
     first = memoryview(raw)[0]
     if first == _QUOTE:
         text = load_string(raw)

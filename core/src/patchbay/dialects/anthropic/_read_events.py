@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from patchbay.canonical import ChatEvent
@@ -52,15 +54,15 @@ def read_events(options: ReadOptions) -> EventReader:
     streamed = options.content_type.partition(";")[0].strip().lower() == "text/event-stream"
     if options.native:
         return NativeStreamReader() if streamed else NativeBodyReader()
-    return StreamReader() if streamed else BodyReader()
+    return StreamReader(options.names) if streamed else BodyReader(options.names)
 
 
 class StreamReader:
     """Reads a stream into canonical events."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str]) -> None:
         self._splitter = FrameSplitter()
-        self._answer = AnswerReader()
+        self._answer = AnswerReader(names)
 
     def feed(self, data: bytes) -> list[ChatEvent]:
         if self._answer.ended:
@@ -127,7 +129,8 @@ class StreamReader:
 class BodyReader:
     """Reads an answer that is one JSON body."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
         self._pieces: list[bytes] = []
         self._closed = False
 
@@ -141,7 +144,7 @@ class BodyReader:
         self._closed = True
         body = b"".join(self._pieces)
         self._pieces.clear()
-        answer = AnswerReader()
+        answer = AnswerReader(self._names)
         try:
             self._read(answer, body)
         except (msgspec.DecodeError, UnicodeError, RecursionError):

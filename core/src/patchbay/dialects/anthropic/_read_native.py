@@ -113,15 +113,15 @@ class NativeStreamReader:
         for parsed in parse_frames(frame):
             try:
                 event = _decode(parsed.data)
+                is_error = event.type == "error" or (not event.type and not is_null(event.error))
+                if not is_error:
+                    self._take(event)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 # What the client makes of a frame that is not understood here is the client's affair.
-                if parsed.event != b"error":
-                    continue
-                event = _Event(type="error")
-            if event.type == "error" or parsed.event == b"error" or (not event.type and not is_null(event.error)):
+                is_error = False
+            if is_error or parsed.event == b"error":
                 self._events.append(ChatEvent(error=ERRORS.read(200, {}, parsed.data)))
                 return False
-            self._take(event)
         return True
 
     def _take(self, event: _Event) -> None:
@@ -184,9 +184,9 @@ class NativeBodyReader:
             return [ChatEvent(finished=Finished())]
         try:
             read = _decode_body(body)
+            usage = None if is_null(read.usage) else UsageReader().read(read.usage)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return [*events, ChatEvent(error=unreadable() if body.rstrip().endswith(b"}") else cut_off())]
-        usage = None if is_null(read.usage) else UsageReader().read(read.usage)
         if usage is not None:
             events.append(ChatEvent(usage=usage))
         return [*events, ChatEvent(finished=_finished(read.stop_reason, read.stop_sequence))]

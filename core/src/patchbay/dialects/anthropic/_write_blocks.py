@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
-import zlib
 from collections.abc import Iterable
+from typing import TypeAlias
+
+import msgspec
 
 from patchbay.canonical import Block, CacheMark, Document, Image, Source, Text, ToolResult, ToolUse
 from patchbay.dialects.anthropic._json import Object, add_missing, carried, load_fields, tool_input
 from patchbay.dialects.anthropic._quirks import NAME
+from patchbay.dialects.anthropic._tool_names import ToolNames, allowed_id
 from patchbay.dialects.anthropic._warnings import Warnings
-
-_FORBIDDEN_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 # How the base64 text of an image begins, by its type.
 _IMAGE_TYPES = {"/9j/": "image/jpeg", "iVBOR": "image/png", "R0lG": "image/gif", "UklGR": "image/webp"}
@@ -30,26 +30,29 @@ def cache_control(mark: CacheMark) -> Object:
     return written
 
 
-def tool_use_id(identifier: str) -> str:
-    """The id of a tool call in the letters that the API allows; the same id always gives the same."""
-    if identifier and not _FORBIDDEN_IN_ID.search(identifier):
-        return identifier
-    return f"{_FORBIDDEN_IN_ID.sub('_', identifier)}_{zlib.crc32(identifier.encode()):08x}"
+# A block as an object, or as JSON that is only carried.
+Written: TypeAlias = Object | msgspec.Raw
+
+
+def type_of(block: Written) -> str:
+    """The type of a block; empty for one that is only carried."""
+    return str(block["type"]) if isinstance(block, dict) else ""
 
 
 class BlockWriter:
     """Writes blocks as objects; what cannot be said becomes a warning, or a text in its place."""
 
-    def __init__(self, warnings: Warnings) -> None:
+    def __init__(self, warnings: Warnings, names: ToolNames) -> None:
         self._warnings = warnings
+        self._names = names
 
-    def blocks(self, blocks: Iterable[Block]) -> list[Object]:
+    def blocks(self, blocks: Iterable[Block]) -> list[Written]:
         """The blocks in order, without those that have no place in the API."""
         return [written for block in blocks if (written := self.block(block)) is not None]
 
-    def block(self, block: Block) -> Object | None:
+    def block(self, block: Block) -> Written | None:
         written = self._kind(block)
-        if written is None or block.WhichOneof("kind") == "opaque":
+        if not isinstance(written, dict):
             return written
         if block.HasField("cache"):
             written["cache_control"] = cache_control(block.cache)
@@ -57,7 +60,7 @@ class BlockWriter:
             add_missing(written, self._warnings.own_extension(block.extensions))
         return written
 
-    def _kind(self, block: Block) -> Object | None:
+    def _kind(self, block: Block) -> Written | None:
         match block.WhichOneof("kind"):
             case "text":
                 return self._text(block.text)
@@ -82,7 +85,7 @@ class BlockWriter:
             case "refusal":
                 return {"type": "text", "text": block.refusal.text} if block.refusal.text.strip() else None
             case "opaque" if block.opaque.dialect == NAME:
-                return dict(load_fields(block.opaque.json))
+                return carried(block.opaque.json)
             case "opaque":
                 self._warnings.dropped("content", f"of a kind that only the {block.opaque.dialect} API knows")
         return None
@@ -130,11 +133,11 @@ class BlockWriter:
                 self._warnings.add(
                     "arguments", "the arguments of a tool call are not a JSON object; they are sent as text inside one"
                 )
-        name = _FORBIDDEN_IN_ID.sub("_", use.name)
-        return {"type": "tool_use", "id": tool_use_id(use.id), "name": name, "input": content}
+        name = self._names.allowed(use.name)
+        return {"type": "tool_use", "id": allowed_id(use.id), "name": name, "input": content}
 
     def _tool_result(self, result: ToolResult) -> Object:
-        written: Object = {"type": "tool_result", "tool_use_id": tool_use_id(result.tool_use_id)}
+        written: Object = {"type": "tool_result", "tool_use_id": allowed_id(result.tool_use_id)}
         content = self.blocks(result.blocks)
         if content:
             written["content"] = content

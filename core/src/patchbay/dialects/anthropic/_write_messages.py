@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, ROLE_USER, Chat, Message
 from patchbay.dialects.anthropic._json import Fields, Object, add_missing
+from patchbay.dialects.anthropic._tool_names import ToolNames
 from patchbay.dialects.anthropic._warnings import Warnings
-from patchbay.dialects.anthropic._write_blocks import BlockWriter
+from patchbay.dialects.anthropic._write_blocks import BlockWriter, Written, type_of
 from patchbay.errors import InvalidRequest
 
 _SYSTEM_ROLES = (ROLE_SYSTEM, ROLE_DEVELOPER)
@@ -17,12 +18,12 @@ _SYSTEM_ROLES = (ROLE_SYSTEM, ROLE_DEVELOPER)
 @dataclass(slots=True)
 class _Turn:
     role: str
-    content: list[Object]
+    content: list[Written]
     extension: Fields
 
     @property
     def has_tool_result(self) -> bool:
-        return any(block["type"] == "tool_result" for block in self.content)
+        return any(type_of(block) == "tool_result" for block in self.content)
 
 
 class MessageWriter:
@@ -35,9 +36,9 @@ class MessageWriter:
     - A message with nothing left to say is left out.
     """
 
-    def __init__(self, warnings: Warnings, *, system_messages: bool) -> None:
+    def __init__(self, warnings: Warnings, names: ToolNames, *, system_messages: bool) -> None:
         self._warnings = warnings
-        self._blocks = BlockWriter(warnings)
+        self._blocks = BlockWriter(warnings, names)
         self._system_messages = system_messages
         self._turns: list[_Turn] = []
         # System texts that wait for the results of the tool calls before them.
@@ -56,10 +57,10 @@ class MessageWriter:
             raise InvalidRequest("messages: at least one message is required", "messages")
         return [self._object(turn) for turn in self._turns]
 
-    def system(self, chat: Chat) -> list[Object]:
+    def system(self, chat: Chat) -> list[Written]:
         """The system prompt, which is text only."""
         written = self._blocks.blocks(chat.system)
-        texts = [block for block in written if block["type"] == "text"]
+        texts = [block for block in written if type_of(block) == "text"]
         if len(texts) < len(written):
             self._warnings.dropped("system", "may hold only text with this backend; the rest is not supported")
         return texts
@@ -77,7 +78,6 @@ class MessageWriter:
         turn = _Turn("assistant" if message.role == ROLE_ASSISTANT else "user", content, extension)
         if turn.role == "user" and turn.has_tool_result:
             self._write_results(turn)
-            self._release()
         else:
             self._release()
             self._turns.append(turn)

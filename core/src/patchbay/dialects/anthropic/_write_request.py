@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from patchbay.canonical import Block, Chat, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.anthropic._json import Object, add_missing, carried, dump, load_fields
 from patchbay.dialects.anthropic._quirks import NAME, AnthropicQuirks
+from patchbay.dialects.anthropic._tool_names import ToolNames
 from patchbay.dialects.anthropic._warnings import Warnings
-from patchbay.dialects.anthropic._write_blocks import cache_control
+from patchbay.dialects.anthropic._write_blocks import Written, cache_control
 from patchbay.dialects.anthropic._write_messages import MessageWriter
 from patchbay.dialects.anthropic._write_thinking import ThinkingWriter
 from patchbay.dialects.base import WrittenRequest
 from patchbay.dialects.native import set_top_level
-from patchbay.errors import InvalidRequest
 
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _CHOICES = {
     ToolChoice.MODE_AUTO: "auto",
     ToolChoice.MODE_ANY: "any",
@@ -34,11 +31,12 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     The messages come last, so that the bytes of one turn, up to the end of its last message, begin those of the next.
 
     Raises:
-        InvalidRequest: There are no messages, or a tool's name is not one that the API allows.
+        InvalidRequest: There are no messages.
     """
     warnings = Warnings()
+    names = ToolNames()
     features = quirks.features(model)
-    writer = MessageWriter(warnings, system_messages=features.system_messages)
+    writer = MessageWriter(warnings, names, system_messages=features.system_messages)
     system = writer.system(chat)
     messages = writer.write(chat)
     thinking_writer = ThinkingWriter(chat, features, warnings, messages=messages)
@@ -59,11 +57,11 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     if quirks.automatic_caching and not _has_cache_mark(chat):
         body.setdefault("cache_control", {"type": "ephemeral"})
     # After the extensions, which hold what is left of these fields but never all of them.
-    _write_tools(body, chat, warnings)
+    _write_tools(body, chat, warnings, names)
     if system:
         body["system"] = system
     body["messages"] = messages
-    return WrittenRequest(dump(body), warnings.all())
+    return WrittenRequest(dump(body), warnings.all(), names.replaced)
 
 
 def _max_tokens(chat: Chat, quirks: AnthropicQuirks) -> int:
@@ -125,10 +123,10 @@ def _warn_of_sampling(sampling: Sampling, warnings: Warnings) -> None:
         warnings.dropped("top_logprobs")
 
 
-def _write_tools(body: Object, chat: Chat, warnings: Warnings) -> None:
+def _write_tools(body: Object, chat: Chat, warnings: Warnings, names: ToolNames) -> None:
     choice_rest = body.pop("tool_choice", None)
-    tools = [written for index, tool in enumerate(chat.tools) if (written := _tool(tool, index, warnings)) is not None]
-    choice = _tool_choice(chat, warnings)
+    tools = [written for tool in chat.tools if (written := _tool(tool, warnings, names)) is not None]
+    choice = _tool_choice(chat, warnings, names)
     if not tools:
         if chat.tool_choice.mode in (ToolChoice.MODE_ANY, ToolChoice.MODE_TOOL):
             warnings.dropped("tool_choice", "is not supported without tools")
@@ -140,18 +138,14 @@ def _write_tools(body: Object, chat: Chat, warnings: Warnings) -> None:
         body["tool_choice"] = choice
 
 
-def _tool(tool: Tool, index: int, warnings: Warnings) -> Object | None:
+def _tool(tool: Tool, warnings: Warnings, names: ToolNames) -> Written | None:
     if tool.WhichOneof("kind") == "opaque":
         if tool.opaque.dialect == NAME:
-            return dict(load_fields(tool.opaque.json))
+            return carried(tool.opaque.json)
         warnings.dropped("tools", f"of a type that only the {tool.opaque.dialect} API knows")
         return None
     function = tool.function
-    if not _TOOL_NAME.fullmatch(function.name):
-        # The answer would call the tool by another name than the client's.
-        path = f"tools.{index}.name"
-        raise InvalidRequest(f"{path}: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'", path)
-    written: Object = {"name": function.name}
+    written: Object = {"name": names.allowed(function.name)}
     if function.HasField("description"):
         written["description"] = function.description
     written["input_schema"] = _input_schema(function.input_schema_json)
@@ -170,7 +164,7 @@ def _input_schema(schema: str) -> msgspec.Raw:
     return msgspec.Raw(body if "type" in load_fields(body) else set_top_level(body, {"type": b'"object"'}))
 
 
-def _tool_choice(chat: Chat, warnings: Warnings) -> Object:
+def _tool_choice(chat: Chat, warnings: Warnings, names: ToolNames) -> Object:
     choice = chat.tool_choice
     if choice.HasField("opaque"):
         if choice.opaque.dialect == NAME:
@@ -178,7 +172,7 @@ def _tool_choice(chat: Chat, warnings: Warnings) -> Object:
         warnings.dropped("tool_choice", f"of a type that only the {choice.opaque.dialect} API knows")
     written: Object = {"type": _CHOICES[choice.mode]} if choice.mode in _CHOICES else {}
     if choice.mode == ToolChoice.MODE_TOOL:
-        written["name"] = choice.name
+        written["name"] = names.allowed(choice.name)
     if choice.mode == ToolChoice.MODE_NONE or not chat.HasField("parallel_tool_calls"):
         return written
     if not written and not chat.parallel_tool_calls:

@@ -10,6 +10,7 @@ from patchbay.canonical import Chat, Reasoning, ToolChoice
 from patchbay.dialects.anthropic._json import Object
 from patchbay.dialects.anthropic._quirks import ModelFeatures
 from patchbay.dialects.anthropic._warnings import Warnings
+from patchbay.dialects.anthropic._write_blocks import type_of
 
 # What an effort is worth in tokens to a model that takes a budget. At most three quarters of `max_tokens` are spent.
 _BUDGETS = {"minimal": 1_024, "low": 4_096, "medium": 10_000, "high": 24_000, "xhigh": 32_000, "max": 48_000}
@@ -176,7 +177,7 @@ class ThinkingWriter:
             content = message["content"]
             if message["role"] != "assistant" or not isinstance(content, list):
                 continue
-            kinds = [block["type"] for block in content]
+            kinds = [type_of(block) for block in content]
             continued = message is self._messages[-1] or "tool_use" in kinds
             return continued and kinds[0] not in ("thinking", "redacted_thinking")
         return False
