@@ -1,0 +1,1 @@
+"""The side-by-side benchmark: Patchbay, its peers and the limit, in one run on one machine."""

@@ -1,0 +1,53 @@
+"""How much is measured: the full run, and the quick one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The sizes of one run.
+
+    Attributes:
+        rounds: How often each figure is taken, in turn with all others; the report has the medians.
+        seconds: How long new streams are started in one sample; a slow path just ends what it has begun.
+        budget: Seconds after which no further round begins.
+        prompt_sizes: Bytes; the slope of the cost is taken over them.
+        flat_rounds: Rounds of the samples at 1, 64 and 1,000 open streams.
+        flat_slow: Whether they are also taken with slow streams, 250 ms between deltas.
+        held: Streams open while Patchbay's memory is read.
+        peers_held: The same for a peer; 0: its memory under load is not read.
+    """
+
+    rounds: int
+    seconds: float
+    budget: float
+    prompt_sizes: tuple[int, ...]
+    flat_rounds: int
+    flat_slow: bool
+    held: int
+    peers_held: int
+
+
+FULL: Final = Plan(
+    rounds=3,
+    seconds=3.0,
+    budget=840.0,
+    prompt_sizes=(0, 100_000, 200_000, 400_000),
+    flat_rounds=2,
+    flat_slow=True,
+    held=1000,
+    peers_held=200,
+)
+QUICK: Final = Plan(
+    rounds=1,
+    seconds=1.5,
+    budget=150.0,
+    prompt_sizes=(0, 200_000, 400_000),
+    flat_rounds=1,
+    flat_slow=False,
+    held=1000,
+    peers_held=0,
+)

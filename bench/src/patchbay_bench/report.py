@@ -1,0 +1,207 @@
+"""The tables and the JSON of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from patchbay_bench import paths
+from patchbay_bench.figures import Figure, Results
+from patchbay_bench.measure import FLAT_STREAMS, slope
+from patchbay_bench.targets import Verdict, added_ms, flat_cost, prompt_points
+
+# What every ratio is to: 1 is its figure.
+BASE = paths.OPENAI_TO_ANTHROPIC
+
+
+def write_json(results: Results, verdicts: Sequence[Verdict], folder: Path) -> Path:
+    """Writes `<folder>/<timestamp>.json`, and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    document = msgspec.json.encode({"results": results, "verdicts": list(verdicts)})
+    path.write_bytes(msgspec.json.format(document, indent=1) + b"\n")
+    return path
+
+
+def show(results: Results, verdicts: Sequence[Verdict], console: Console) -> None:
+    """Prints every table."""
+    facts = results.facts
+    console.print(
+        f"{facts['time']}  {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, "
+        f"load average {facts['load_average']}"
+    )
+    for kind, title in (
+        ("paced", "Paced: 100 deltas 5 ms apart, 64 streams at once"),
+        ("burst", "Burst: 100 deltas without a pause, an HTTP chunk each, 16 streams at once"),
+        ("burst, joined", "Burst in one write of the upstream's, 16 streams at once"),
+    ):
+        console.print(_costs(results, kind, title))
+    console.print(_first_contents(results))
+    console.print(_prompts(results))
+    console.print(_flat(results))
+    console.print(_memory(results))
+    for left_out in results.left_out:
+        console.print(f"left out: {left_out.name}: {left_out.reason}", markup=False)
+    for note in results.notes:
+        console.print(note, markup=False)
+    _failures(results, console)
+    console.print(_verdicts(verdicts))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(columns[0], no_wrap=True)
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _ratio(value: float, base: float | None) -> str:
+    return f"{value / base:.2f}" if base else "-"
+
+
+def _costs(results: Results, kind: str, title: str) -> Table:
+    table = _table(
+        f"{title}. CPU milliseconds per stream",
+        "path",
+        "edge or proxy",
+        "worker",
+        "sum",
+        "ratio",
+        "streams/s",
+        "ratio",
+        "standin",
+        "client",
+        "rounds",
+    )
+    base = results.find(kind, BASE)
+    for figure in _of(results, kind):
+        front = figure.cpu_ms.get("edge", figure.cpu_ms.get("proxy"))
+        worker = figure.cpu_ms.get("worker")
+        table.add_row(
+            figure.path,
+            f"{front:.2f}" if front is not None else "-",
+            f"{worker:.2f}" if worker is not None else "-",
+            f"{figure.total_ms:.2f}",
+            _ratio(figure.total_ms, base.total_ms if base else None),
+            f"{figure.streams_per_second:.0f}",
+            _ratio(figure.streams_per_second, base.streams_per_second if base else None),
+            f"{figure.others_ms['standin']:.2f}",
+            f"{figure.others_ms['generator']:.2f}",
+            " ".join(f"{total:.1f}" for total in figure.totals_ms),
+        )
+    return table
+
+
+def _first_contents(results: Results) -> Table:
+    table = _table(
+        "Time to first content, 16 paced streams, milliseconds", "path", "median", "p99", "added", "ratio", "CPU"
+    )
+    base = added_ms(results, BASE)
+    for figure in _of(results, "first content"):
+        added = None if figure.path.startswith("direct") else added_ms(results, figure.path)
+        table.add_row(
+            figure.path,
+            f"{figure.first_content_median_ms:.1f}",
+            f"{figure.first_content_p99_ms:.1f}",
+            "-" if added is None else f"{added:.1f}",
+            "-" if added is None else _ratio(added, base),
+            f"{figure.total_ms:.2f}",
+        )
+    return table
+
+
+def _prompts(results: Results) -> Table:
+    sizes = sorted({figure.prompt_bytes for figure in results.figures if figure.kind == "prompt"})
+    table = _table(
+        "Prompts: CPU milliseconds per request by the size of its body (5 deltas, 8 at once)",
+        "path",
+        *(f"{size // 1000} KB" if size else "small" for size in sizes),
+        "per 100 KB",
+        "ratio",
+    )
+    named = dict.fromkeys(figure.path for figure in results.figures if figure.kind == "prompt")
+    base_points = prompt_points(results, BASE)
+    base = slope(base_points) if len(base_points) > 1 else None
+    for path in named:
+        if path.startswith("direct"):
+            continue
+        points = prompt_points(results, path)
+        costs = dict(points)
+        per_byte = slope(points) if len(points) > 1 else None
+        table.add_row(
+            path,
+            *(f"{costs[size]:.2f}" if size in costs else "-" for size in sizes),
+            "-" if per_byte is None else f"{per_byte * 100_000:.2f}",
+            "-" if per_byte is None else _ratio(per_byte, base),
+        )
+    return table
+
+
+def _flat(results: Results) -> Table:
+    table = _table(
+        "Open streams: CPU milliseconds per stream at 1, 64 and 1,000 at once, less what an idle system uses",
+        "path",
+        *(f"{streams:,}" for streams in FLAT_STREAMS),
+        "1,000 to 1",
+        "1,000 to 64",
+    )
+    for kind, path in dict.fromkeys((f.kind, f.path) for f in results.figures if f.kind.startswith("flat")):
+        found = [results.find(kind, path, concurrency=streams) for streams in FLAT_STREAMS]
+        costs = [flat_cost(results, figure) if figure and figure.completed else None for figure in found]
+        last = costs[-1]
+        table.add_row(
+            f"{path} ({kind.removeprefix('flat, ')})",
+            *("-" if cost is None else f"{cost:.2f}" for cost in costs),
+            *("-" if last is None else _ratio(last, cost) for cost in costs[:2]),
+        )
+    return table
+
+
+def _memory(results: Results) -> Table:
+    table = _table(
+        "Memory: resident megabytes", "process", "at rest", "ratio", "after warm-up", "per 1,000 open streams"
+    )
+    base = next((memory.rest.get("edge") for memory in results.memory if memory.system == "patchbay"), None)
+    for memory in results.memory:
+        for role, rest in memory.rest.items():
+            per_thousand = memory.per_thousand(role)
+            table.add_row(
+                f"{memory.system} {role}",
+                f"{rest:.0f}",
+                _ratio(rest, base),
+                f"{memory.warm[role]:.0f}" if memory.warm else "-",
+                "-" if per_thousand is None else f"{per_thousand:.0f}",
+            )
+    return table
+
+
+def _failures(results: Results, console: Console) -> None:
+    for figure in results.figures:
+        if figure.failed:
+            console.print(
+                f"{figure.path}, {figure.kind}: {figure.failed} of {figure.completed + figure.failed} streams failed: "
+                f"{'; '.join(figure.failures)}",
+                markup=False,
+            )
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> Table:
+    table = Table(title="Targets", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("target")
+    table.add_column("measured", justify="right")
+    table.add_column("", no_wrap=True)
+    for verdict in verdicts:
+        word = "-" if verdict.passed is None else "[green]passed[/]" if verdict.passed else "[red bold]missed[/]"
+        table.add_row(verdict.target, verdict.measured, word)
+    return table
+
+
+def _of(results: Results, kind: str) -> list[Figure]:
+    return [figure for figure in results.figures if figure.kind == kind]

@@ -1,0 +1,71 @@
+"""Only a whole answer counts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from patchbay_bench.jobs import ClientDialect
+from patchbay_bench.wire import has_content, read_answer, request_body
+
+ANTHROPIC = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m"}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":"a"}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":" b"}}\n\n'
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+OPENAI = (
+    b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    b'data: {"choices":[{"index":0,"delta":{"content":" b"},"finish_reason":null}]}\n\n'
+    b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n'
+    b"data: [DONE]\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "problem"),
+    [
+        ("anthropic", ANTHROPIC, ""),
+        ("anthropic", ANTHROPIC + b"data: [DONE]\n\n", ""),
+        ("anthropic", ANTHROPIC.replace(b"\n", b"\r\n"), ""),
+        ("anthropic", ANTHROPIC.partition(b"event: message_stop")[0], "has no end"),
+        ("anthropic", ANTHROPIC.replace(b'"stop_reason":"end_turn"', b""), "has no stop reason"),
+        ("openai", OPENAI, ""),
+        ("openai", OPENAI.removesuffix(b"data: [DONE]\n\n"), "has no end"),
+        ("openai", OPENAI.replace(b'"stop"', b"null"), "has no stop reason"),
+    ],
+)
+def test_an_answer_is_read_and_what_it_lacks_is_named(dialect: ClientDialect, body: bytes, problem: str) -> None:
+    answer = read_answer(dialect, body)
+    assert (answer.text, answer.deltas, answer.problem) == ("a b", 2, problem)
+
+
+@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
+def test_an_error_in_the_stream_is_a_problem(dialect: ClientDialect) -> None:
+    answer = read_answer(dialect, b'data: {"type":"error","error":{"message":"no"}}\n\n')
+    assert answer.problem == """error event: b'{"message":"no"}'"""
+
+
+def test_what_is_no_json_is_a_problem() -> None:
+    assert read_answer("openai", b"data: {oops\n\n").problem.startswith("cannot be read")
+
+
+def test_the_first_content_is_no_empty_delta() -> None:
+    assert not has_content("openai", OPENAI.split(b"\n\n")[0])
+    assert has_content("openai", b'data: {"choices":[{"delta":{"content": "x"}}]}')
+    assert not has_content("anthropic", ANTHROPIC.split(b"\n\n")[0])
+    assert has_content("anthropic", ANTHROPIC.split(b"\n\n")[1])
+
+
+@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
+def test_a_prompt_has_about_the_size_asked_for_and_ends_with_the_user(dialect: ClientDialect) -> None:
+    body = request_body(dialect, "m", prompt_bytes=200_000)
+    assert 200_000 <= len(body.encode()) < 210_000
+    messages = json.loads(body)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2) + ["user"]
