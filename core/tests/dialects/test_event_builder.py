@@ -40,19 +40,21 @@ def test_what_is_empty_opens_nothing() -> None:
     assert kinds(builder) in ([], ["started"])
 
 
-def test_prose_closes_prose_and_calls_stay_open_side_by_side() -> None:
+def test_prose_closes_prose_and_whole_calls() -> None:
     builder = EventBuilder()
     builder.thinking("t")
     builder.text("a")
     builder.tool_call(0, call_id="c", name="f")
     builder.tool_call(1, call_id="d", name="g")
     builder.tool_input(0, "{}")
+    builder.tool_input(1, "{")
     builder.refusal("r")
+    builder.tool_input(1, "}")
     builder.close_blocks()
     assert kinds(builder) == [
         *["started", "thinking", "thinking_delta", "block_stop", "text", "text_delta", "block_stop"],
-        *["tool_use", "tool_use", "tool_input_delta", "block_stop", "block_stop"],
-        *["refusal", "text_delta", "block_stop"],
+        *["tool_use", "tool_use", "tool_input_delta", "tool_input_delta", "block_stop"],
+        *["refusal", "text_delta", "tool_input_delta", "block_stop", "block_stop"],
     ]
 
 
@@ -81,6 +83,7 @@ def test_a_whole_block_leaves_open_calls_open() -> None:
 def test_input_for_a_closed_call_is_refused() -> None:
     builder = EventBuilder()
     builder.tool_call(0, call_id="c", name="f")
+    builder.tool_input(0, "{}")
     builder.text("a")
     assert not builder.has_open_tool(0)
     with pytest.raises(KeyError):

@@ -7,8 +7,11 @@ delta that says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from patchbay.canonical import (
     BlockStart,
@@ -38,6 +41,22 @@ _Prose = Literal["text", "refusal", "thinking"]
 
 
 @dataclass(slots=True)
+class _Tool:
+    """An open tool call."""
+
+    index: int
+    input: list[str] = field(default_factory=list)
+
+    def is_complete(self) -> bool:
+        """Whether its input is a whole JSON text."""
+        try:
+            msgspec.json.decode("".join(self.input))
+        except msgspec.DecodeError:
+            return False
+        return True
+
+
+@dataclass(slots=True)
 class _Choice:
     """The open blocks of one answer."""
 
@@ -48,7 +67,7 @@ class _Choice:
     thinking_part: ToolKey | None = None
     # The open thinking block is signed: it is complete, and more thinking is another block.
     is_signed: bool = False
-    tools: dict[ToolKey, int] = field(default_factory=dict)
+    tools: dict[ToolKey, _Tool] = field(default_factory=dict)
     had_tool: bool = False
     had_refusal: bool = False
 
@@ -149,7 +168,7 @@ class EventBuilder:
         index = self._open(
             BlockStart(choice=choice, tool_use=ToolUseStart(id=call_id, name=name, text_input=text_input))
         )
-        state.tools[key] = index
+        state.tools[key] = _Tool(index)
         state.had_tool = True
 
     def has_open_tool(self, key: ToolKey, *, choice: int = 0) -> bool:
@@ -161,9 +180,10 @@ class EventBuilder:
         Raises:
             KeyError: When no such call is open.
         """
-        index = self._choice(choice).tools[key]
+        tool = self._choice(choice).tools[key]
         if text:
-            self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=index, text=text)))
+            tool.input.append(text)
+            self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=tool.index, text=text)))
 
     def citation(self, dialect: str, json: str, *, choice: int = 0) -> None:
         """Adds a citation to the open text block, or to an empty one of its own."""
@@ -184,7 +204,7 @@ class EventBuilder:
         """Closes every open block of every choice."""
         for state in self._choices.values():
             self._close_prose(state)
-            self._close_tools(state)
+            self._close_tools(state, list(state.tools))
 
     def finished(self, finished: Finished) -> None:
         """Ends one choice. Its blocks must be closed first."""
@@ -208,8 +228,8 @@ class EventBuilder:
 
     def _open_prose(self, state: _Choice, kind: _Prose, choice: int) -> None:
         self._close_prose(state)
-        # A call that is still open when the model speaks again is complete.
-        self._close_tools(state)
+        # A call is over when the model speaks again, unless a part of it is still to come.
+        self._close_tools(state, [key for key, tool in state.tools.items() if tool.is_complete()])
         start = BlockStart(choice=choice)
         match kind:
             case "text":
@@ -240,7 +260,6 @@ class EventBuilder:
             state.prose = None
             state.is_signed = False
 
-    def _close_tools(self, state: _Choice) -> None:
-        for index in state.tools.values():
-            self._events.append(ChatEvent(block_stop=BlockStop(index=index)))
-        state.tools.clear()
+    def _close_tools(self, state: _Choice, keys: Iterable[ToolKey]) -> None:
+        for key in keys:
+            self._events.append(ChatEvent(block_stop=BlockStop(index=state.tools.pop(key).index)))

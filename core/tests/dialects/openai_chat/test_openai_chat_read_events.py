@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchbay.canonical import ChatEvent
 from patchbay.dialects.base import ReadOptions
+from patchbay.dialects.openai_chat import DIALECT
 
 Chunk = dict[str, Any]
 Read = Callable[..., list[ChatEvent]]
@@ -457,17 +460,32 @@ STREAMS: dict[str, tuple[list[Chunk], list[str]]] = {
             "error upstream retryable: The upstream's answer ended before it was complete.",
         ],
     ),
-    "a call that goes on after the answer left it": (
-        [chunk(call(0, "c1", "f", "{")), chunk({"content": "a"}), chunk(call(0, args="}"))],
+    "a call that goes on while the model speaks": (
+        [chunk(call(0, "c1", "f", "{")), chunk({"content": "a"}), chunk(call(0, args="}")), chunk({}, "tool_calls")],
+        [START, "0 tool_use c1 f", "0 + {", "1 text", "1 + a", "0 + }", "1 stop", "0 stop", "finished 0 tool_use"],
+    ),
+    "a call that goes on after it was whole": (
+        [chunk(call(0, "c1", "f", "{}")), chunk({"content": "a"}), chunk(call(0, args="}"))],
         [
             START,
             "0 tool_use c1 f",
-            "0 + {",
+            "0 + {}",
             "0 stop",
             "1 text",
             "1 + a",
             "error upstream retryable: The upstream went on with a tool call that it had left.",
         ],
+    ),
+    "fields of odd types": (
+        [
+            {
+                **chunk({"content": "a", "annotations": ["x"], "reasoning_details": "x", "refusal": 5}),
+                "created": -1,
+            },
+            chunk({"reasoning_details": [1], "annotations": {}}, logprobs={"content": "x"}, choice=-1),
+            chunk({}, "stop", stop_reason=5, choice=10**12, usage=[]),
+        ],
+        ["started chatcmpl-1 m 0", "0 text", "0 + a", "0 stop", "finished 0 end_turn"],
     ),
     "choices of the wrong type": (
         [{**HEAD, "choices": "none"}],
@@ -652,3 +670,18 @@ def test_half_a_surrogate_pair_does_not_fail_an_answer(sse: Callable[..., bytes]
     data = sse([chunk({"content": "HALF"}), chunk({"content": "a"}, "stop")])
     events = lines(read(data.replace(b"HALF", rb"\ud83d \ud83d\ude00 \\ud83d \uDE00")))
     assert events[1:4] == ["0 text", "0 + \ufffd \U0001f600 \\ud83d \ufffd", "0 + a"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(STREAMS)), st.booleans(), st.booleans(), st.data())
+def test_damaged_bytes_never_raise(name: str, native: bool, plain: bool, data: st.DataObject) -> None:
+    """Whatever comes, the reader says something: an end or an error."""
+    frames = [b"data: " + json.dumps(part).encode() + b"\n\n" for part in STREAMS[name][0]]
+    whole = json.dumps(BODY).encode() if plain else b"".join([*frames, b"data: [DONE]\n\n"])
+    start = data.draw(st.integers(0, len(whole) - 1))
+    end = data.draw(st.integers(start, min(len(whole), start + 8)))
+    damaged = whole[:start] + data.draw(st.binary(max_size=6)) + whole[end:]
+    content_type = "application/json" if plain else "text/event-stream"
+    reader = DIALECT.read_events(ReadOptions(native=native, content_type=content_type))
+    events = reader.feed(damaged) + reader.close()
+    assert events[-1].WhichOneof("event") in ("finished", "error")

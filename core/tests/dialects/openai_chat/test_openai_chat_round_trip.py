@@ -39,6 +39,7 @@ from patchbay.canonical import (
     ToolUse,
 )
 from patchbay.dialects.openai_chat import DIALECT, OpenAIChatQuirks
+from patchbay.errors import InvalidRequest
 
 # A server that understands all there is.
 QUIRKS = replace(
@@ -356,3 +357,19 @@ def test_a_body_survives(name: str) -> None:
     written = DIALECT.write_request(chat, "m", quirks)
     assert DIALECT.read_request(written.body) == chat
     assert written.warnings == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(BODIES)), st.data())
+def test_a_damaged_body_is_refused_or_written(name: str, data: st.DataObject) -> None:
+    """A client's mistake is never more than that: what can be read can be written."""
+    body = json.dumps(BODIES[name]).encode()
+    start = data.draw(st.integers(0, len(body) - 1))
+    end = data.draw(st.integers(start, min(len(body), start + 8)))
+    piece = data.draw(st.binary(max_size=4) | st.sampled_from([b"null", b"{}", b"[]", b"1e999", b'"', rb"\ud800"]))
+    try:
+        chat = DIALECT.read_request(body[:start] + piece + body[end:])
+    except InvalidRequest:
+        return
+    for quirks in (QUIRKS, OpenAIChatQuirks()):
+        DIALECT.read_request(DIALECT.write_request(chat, "m", quirks).body)

@@ -286,11 +286,8 @@ def test_the_frames_of_a_stream() -> None:
         tool_input_delta { index: 2 text: "ls" }
         block_stop { index: 2 }
         usage { input_tokens: 1 output_tokens: 2 }
-        finished { stop_reason: STOP_REASON_TOOL_USE
-        """.replace(
-            "REASON_TOOL_USE",
-            "REASON_TOOL_USE extensions { key: 'openai_chat' value: '{\"system_fingerprint\":\"fp\"}' } }",
-        )
+        finished { stop_reason: STOP_REASON_TOOL_USE extensions { key: "openai_chat" value: '{"n":"fp"}' } }
+        """
     )
     head = b'data: {"id":"id-1","object":"chat.completion.chunk","created":7,"model":"m","choices":[{"index":0,"delta":'
     open_end = b',"finish_reason":null}],"usage":null}\n\n'
@@ -304,8 +301,8 @@ def test_the_frames_of_a_stream() -> None:
             head + b'{"tool_calls":[{"index":1,"id":"c2","type":"custom","custom":{"name":"g","input":""}}]}',
             open_end,
             head + b'{"tool_calls":[{"index":1,"custom":{"input":"ls"}}]}' + open_end,
-            head + b'{},"finish_reason":"tool_calls"}],"system_fingerprint":"fp","usage":null}\n\n',
-            head.partition(b"[")[0] + b'[],"system_fingerprint":"fp","usage":{"prompt_tokens":1,"completion_tokens":2,',
+            head + b'{},"finish_reason":"tool_calls"}],"n":"fp","usage":null}\n\n',
+            head.partition(b"[")[0] + b'[],"n":"fp","usage":{"prompt_tokens":1,"completion_tokens":2,',
             b'"total_tokens":3,"prompt_tokens_details":{"cached_tokens":0},',
             b'"completion_tokens_details":{"reasoning_tokens":0}}}\n\n',
             b"data: [DONE]\n\n",

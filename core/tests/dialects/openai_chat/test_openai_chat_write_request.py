@@ -582,3 +582,19 @@ def test_names_that_share_a_beginning_stay_apart() -> None:
 def test_a_malformed_extension_is_refused() -> None:
     with pytest.raises(InvalidRequest):
         write('extensions { key: "openai_chat" value: "[" }')
+
+
+def test_long_ids_are_shortened_alike() -> None:
+    long = "call_" + "x" * 60
+    written = write(
+        f"""
+        messages {{ role: ROLE_ASSISTANT blocks {{ tool_use {{ id: "{long}" name: "f" input_json: "{{}}" }} }} }}
+        messages {{ role: ROLE_USER blocks {{ tool_result {{ tool_use_id: "{long}" }} }} }}
+        user: "{"u" * 140}"
+        """
+    )
+    body = json.loads(written.body)
+    call_id = body["messages"][0]["tool_calls"][0]["id"]
+    assert (len(call_id), call_id[:31]) == (40, long[:31])
+    assert body["messages"][1]["tool_call_id"] == call_id
+    assert (len(body["user"]), body["user"][:55]) == (64, "u" * 55)

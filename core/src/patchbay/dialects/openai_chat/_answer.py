@@ -11,7 +11,7 @@ from patchbay.canonical import ChatEvent, Error, Finished
 from patchbay.dialects.builder import EventBuilder
 from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, Logprobs, decode_chunk, is_present, other_fields
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import Object, load_array, load_object, mend_surrogates, object_text
+from patchbay.dialects.openai_chat._json import Object, load_array, load_object, mend_text, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_data
 from patchbay.dialects.openai_chat._stop_reasons import StopReason, read_finish_reason
@@ -65,7 +65,7 @@ class AnswerReader:
         """Reads one chunk."""
         if self._done:
             return
-        data = mend_surrogates(data)
+        data = mend_text(data)
         try:
             chunk = decode_chunk(data)
             if chunk.is_error:
@@ -119,7 +119,7 @@ class AnswerReader:
         self._builder.started(
             answer_id=answer_id,
             model=chunk.model if isinstance(chunk.model, str) else "",
-            created=int(chunk.created) if isinstance(chunk.created, int | float) else 0,
+            created=_seconds(chunk.created),
         )
         self._other |= other_fields(data)
 
@@ -131,7 +131,7 @@ class AnswerReader:
             self._builder.usage(usage)
 
     def _read_choice(self, choice: Choice) -> None:
-        number = choice.index or 0
+        number = choice.number
         self._finish.setdefault(number, None)
         delta = choice.message or choice.delta or _NO_DELTA
         if is_present(delta.reasoning_details) or delta.reasoning_content or delta.reasoning:
@@ -144,7 +144,7 @@ class AnswerReader:
         if content and not isinstance(content, str):
             self._read_parts(content, number)
         if is_present(delta.annotations):
-            for citation in self._items(delta.annotations):
+            for citation in _objects(delta.annotations):
                 self._builder.citation(NAME, citation.decode(), choice=number)
         if isinstance(delta.refusal, str) and choice.logprobs is None:
             self._builder.refusal(delta.refusal, choice=number)
@@ -166,7 +166,7 @@ class AnswerReader:
             (delta.content, logprobs.content, self._builder.text),
             (delta.refusal, logprobs.refusal, self._builder.refusal),
         ):
-            text = bytes(raw).decode() if is_present(raw) else None
+            text = bytes(raw).decode() if bytes(raw).startswith(b"[") else None
             add(spoken if isinstance(spoken, str) else "", choice=number, logprobs_json=text)
 
     def _read_parts(self, content: object, number: int) -> None:
@@ -182,7 +182,7 @@ class AnswerReader:
                     self._builder.opaque(NAME, msgspec.json.encode({"content_parts": [part]}).decode(), choice=number)
 
     def _read_reasoning(self, delta: Delta, number: int) -> None:
-        details = [(raw, load_object(raw)) for raw in self._items(delta.reasoning_details)]
+        details = [(raw, load_object(raw)) for raw in _objects(delta.reasoning_details)]
         # OpenRouter sends the same text twice: in the entries and beside them.
         if not any(_text_of(fields) for _, fields in details):
             text = delta.reasoning_content or delta.reasoning
@@ -206,9 +206,6 @@ class AnswerReader:
             self._builder.thinking(text, choice=number, part=part)
         self._builder.signature(signature, choice=number, part=part)
 
-    def _items(self, raw: msgspec.Raw) -> list[bytes]:
-        return load_array(bytes(raw)) if bytes(raw).startswith(b"[") else []
-
     def _finished(self, choice: int) -> Finished:
         reason, stop_sequence = self._finish[choice] or ("", None)
         read: StopReason = read_finish_reason(
@@ -223,6 +220,16 @@ class AnswerReader:
         if self._other:
             finished.extensions[NAME] = object_text(self._other)
         return finished
+
+
+def _objects(raw: msgspec.Raw) -> list[bytes]:
+    """The objects of an array; none when it is something else."""
+    text = bytes(raw)
+    return [item for item in load_array(text) if item.startswith(b"{")] if text.startswith(b"[") else []
+
+
+def _seconds(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and 0 <= value < 2**63 else 0
 
 
 def _text_of(fields: Object) -> str:

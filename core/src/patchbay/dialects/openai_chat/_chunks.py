@@ -12,6 +12,9 @@ from patchbay.dialects.openai_chat._json import Object, load_object
 
 _ABSENT = msgspec.Raw(b"null")
 
+# OpenAI answers at most 128 times; what lies far beyond is no index.
+_MAX_INDEX = 1023
+
 # The fields of a chunk that are read; the others ride along.
 _KNOWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "error", "code", "msg", "message", "detail", "obfuscation")
@@ -59,7 +62,7 @@ class Logprobs(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    index: int | None = 0
+    index: object = 0
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: object = None
@@ -67,6 +70,12 @@ class Choice(msgspec.Struct, gc=False):
     stop_reason: object = None
     logprobs: Logprobs | None = None
     error: msgspec.Raw = _ABSENT
+
+    @property
+    def number(self) -> int:
+        """Which of `n` answers this is; the first, when the index is none."""
+        index = self.index
+        return index if isinstance(index, int) and 0 < index <= _MAX_INDEX else 0
 
 
 class Chunk(msgspec.Struct, gc=False):

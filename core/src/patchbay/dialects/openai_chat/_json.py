@@ -62,8 +62,13 @@ def add_missing(fields: Object, more: Mapping[str, bytes]) -> None:
             fields[name] = dump_object(inner)
 
 
-def mend_surrogates(text: bytes) -> bytes:
-    """Replaces the escapes of half a UTF-16 surrogate pair: what cuts strings by code unit leaves them behind."""
+def mend_text(text: bytes) -> bytes:
+    """Replaces what is no text: bytes that are not UTF-8, and the escapes of half a UTF-16 surrogate pair.
+
+    Programs that cut strings by byte or by code unit leave them behind, and the rest of the text is worth having.
+    """
+    if not text.isascii():
+        text = text.decode(errors="replace").encode()
     if b"\\ud" not in text and b"\\uD" not in text:
         return text
     return _HALF_PAIR.sub(lambda match: b"\\ufffd" if match[1] else match[0], text)

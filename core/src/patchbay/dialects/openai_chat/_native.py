@@ -15,7 +15,7 @@ from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_chat._answer import cut_short, too_large
 from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import dump, dump_object, load_object, mend_surrogates
+from patchbay.dialects.openai_chat._json import dump, dump_object, load_object, mend_text
 from patchbay.dialects.openai_chat._stop_reasons import read_finish_reason
 from patchbay.dialects.openai_chat._usage import read_usage
 from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, cut_frames, parse_frames
@@ -150,7 +150,7 @@ class NativeStreamReader:
         self._has_content = self._has_content or _has_content(data)
         for choice in chunk.choices or ():
             if choice.finish_reason:
-                self._finish[choice.index or 0] = str(choice.finish_reason)
+                self._finish[choice.number] = str(choice.finish_reason)
         usage_only = not chunk.choices and is_present(chunk.usage)
         return not (usage_only and self._hide_usage), self._usage_of(chunk), []
 
@@ -210,7 +210,7 @@ class NativeBodyReader:
         usage = read_usage(bytes(chunk.usage)) if is_present(chunk.usage) else None
         events = [] if usage is None else [ChatEvent(usage=usage)]
         choices = chunk.choices or []
-        endings = [finished(choice.index or 0, str(choice.finish_reason or "stop")) for choice in choices]
+        endings = [finished(choice.number, str(choice.finish_reason or "stop")) for choice in choices]
         return [*events, *passed, *(endings or [finished(0, "")])]
 
 
@@ -238,14 +238,19 @@ def _has_value(frames: bytes, name: bytes) -> bool:
 
 def _decode(data: bytes) -> Chunk | None:
     try:
-        return decode_chunk(mend_surrogates(data))
+        return decode_chunk(mend_text(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _has_content(data: bytes) -> bool:
     """Whether a chunk brings anything but its role."""
-    for choice in _decode_peek(data).choices or ():
+    try:
+        choices = _decode_peek(data).choices or ()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # What cannot be judged is taken for content: it cannot be taken back once it has been passed on.
+        return True
+    for choice in choices:
         if choice.finish_reason:
             return True
         if any(name != "role" and bytes(value) not in _EMPTY for name, value in (choice.delta or {}).items()):

@@ -41,6 +41,10 @@ class OpenAIChatQuirks:
     stream_usage: bool = True
     # Tool names longer than this are shortened; the answer's names are turned back.
     max_tool_name: int = 64
+    # Longer ids are shortened, the same way in a call and in its result: other providers' are longer than OpenAI's.
+    max_tool_call_id: int = 40
+    # A longer `user` is shortened: Claude Code's is.
+    max_user: int = 64
     # Whether the server wants the `extra_content` of its tool calls back, as Gemini does.
     tool_extra_content: bool = False
     # With it, the `extra_content` of calls that other models made, as JSON; Google documents one for Gemini.

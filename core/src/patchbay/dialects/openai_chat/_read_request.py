@@ -6,7 +6,7 @@ import msgspec
 
 from patchbay.canonical import Chat, FunctionTool, Opaque, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.openai_chat._fields import Fields, missing, unsupported_value, wrong_type
-from patchbay.dialects.openai_chat._json import load_object, mend_surrogates, object_text
+from patchbay.dialects.openai_chat._json import load_object, mend_text, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._read_messages import read_cache_mark, read_messages
 from patchbay.errors import InvalidRequest
@@ -29,7 +29,7 @@ def read_request(body: bytes) -> Chat:
     try:
         # Texts of the body are carried as they are: one that is no UTF-8 could not be.
         body.decode()
-        return _read(Fields(load_object(mend_surrogates(body))))
+        return _read(Fields(load_object(mend_text(body))))
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body of your request is not valid UTF-8: {error}") from error
     except msgspec.ValidationError as error:

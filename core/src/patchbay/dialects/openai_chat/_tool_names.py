@@ -1,4 +1,4 @@
-"""Tool names that are longer than a server takes."""
+"""Names and ids that are longer than a server takes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import hashlib
 _HASH_LENGTH = 8
 
 
+def shortened(text: str, maximum: int) -> str:
+    """The text, cut to the length and told apart by a hash when it is longer; the same every time."""
+    if len(text) <= maximum:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+    return f"{text[: maximum - _HASH_LENGTH - 1]}_{digest}"
+
+
 class ToolNames:
-    """Shortens names the same way every time, and remembers which it shortened."""
+    """Shortens tool names, and remembers which it shortened."""
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
@@ -16,9 +24,7 @@ class ToolNames:
         self.shortened: dict[str, str] = {}
 
     def short(self, name: str) -> str:
-        if len(name) <= self._maximum:
-            return name
-        digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_LENGTH]
-        short = f"{name[: self._maximum - _HASH_LENGTH - 1]}_{digest}"
-        self.shortened[short] = name
+        short = shortened(name, self._maximum)
+        if short != name:
+            self.shortened[short] = name
         return short

@@ -20,11 +20,16 @@ _NULL = b"null"
 def read_usage(raw: bytes) -> Usage | None:
     """Reads a server's `usage`; None when it is not an object, or says nothing."""
     try:
-        fields = load_object(raw)
-        prompt_details = _details(fields, _PROMPT_DETAILS)
-        completion_details = _details(fields, _COMPLETION_DETAILS)
-    except msgspec.DecodeError:
+        usage = _read(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return usage if usage.ByteSize() else None
+
+
+def _read(raw: bytes) -> Usage:
+    fields = load_object(raw)
+    prompt_details = _details(fields, _PROMPT_DETAILS)
+    completion_details = _details(fields, _COMPLETION_DETAILS)
     usage = Usage()
     prompt = _count(fields, "prompt_tokens")
     output = _count(fields, "completion_tokens")
@@ -53,7 +58,7 @@ def read_usage(raw: bytes) -> Usage | None:
             fields[name] = dump_object(details)
     if fields:
         usage.extensions[NAME] = object_text(fields)
-    return usage if usage.ByteSize() else None
+    return usage
 
 
 def write_usage(usage: Usage) -> bytes:

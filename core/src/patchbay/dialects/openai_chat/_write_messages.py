@@ -14,7 +14,7 @@ from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Bloc
 from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, extra_content_of, text_detail
-from patchbay.dialects.openai_chat._tool_names import ToolNames
+from patchbay.dialects.openai_chat._tool_names import ToolNames, shortened
 from patchbay.dialects.openai_chat._warnings import Warnings
 from patchbay.dialects.openai_chat._write_parts import PartWriter, cache_mark
 
@@ -102,14 +102,18 @@ class MessageWriter:
         attachments = [part for part in parts if part["type"] != b'"text"']
         content = self._content(texts)
         if attachments:
-            label = f"Content of the result of tool call {result.tool_use_id}:"
+            label = f"Content of the result of tool call {self._call_id(result.tool_use_id)}:"
             attachments.insert(0, {"type": b'"text"', "text": dump(label)})
             if content is None:
                 content = dump("The result is in the next user message.")
         elif content is None:
             # That a call failed is in its text alone here; one without any must not look like a success.
             content = b'"Error"' if result.is_error else b'""'
-        fields: Object = {"role": b'"tool"', "tool_call_id": dump(result.tool_use_id), "content": content}
+        fields: Object = {
+            "role": b'"tool"',
+            "tool_call_id": dump(self._call_id(result.tool_use_id)),
+            "content": content,
+        }
         if block.HasField("cache"):
             fields |= cache_mark(block.cache, self._quirks, self._warnings)
         add_missing(fields, self._warnings.own_extension(block.extensions, "messages."))
@@ -156,7 +160,7 @@ class MessageWriter:
 
     def _tool_call(self, block: Block, extra_content: bytes | None) -> bytes:
         use = block.tool_use
-        fields: Object = {"id": dump(use.id)}
+        fields: Object = {"id": dump(self._call_id(use.id))}
         name = dump(self._names.short(use.name))
         if use.HasField("text_input"):
             fields["type"] = b'"custom"'
@@ -171,6 +175,9 @@ class MessageWriter:
             own.setdefault("extra_content", extra_content)
         add_missing(fields, own)
         return dump_object(fields)
+
+    def _call_id(self, call_id: str) -> str:
+        return shortened(call_id, self._quirks.max_tool_call_id)
 
     def _thinking(self, thought: Iterable[Block]) -> Object:
         field = self._quirks.echo_reasoning

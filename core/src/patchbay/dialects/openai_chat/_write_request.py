@@ -8,7 +8,7 @@ from patchbay.canonical import Chat, Reasoning, ResponseFormat, Sampling, Tool, 
 from patchbay.dialects.base import WrittenRequest
 from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
-from patchbay.dialects.openai_chat._tool_names import ToolNames
+from patchbay.dialects.openai_chat._tool_names import ToolNames, shortened
 from patchbay.dialects.openai_chat._warnings import Warnings
 from patchbay.dialects.openai_chat._write_messages import MessageWriter
 from patchbay.dialects.openai_chat._write_parts import cache_mark
@@ -49,7 +49,7 @@ def _write(chat: Chat, model: str, quirks: OpenAIChatQuirks, names: ToolNames, w
     if chat.response_format.type:
         body["response_format"] = _response_format(chat.response_format)
     if chat.HasField("user"):
-        body["user"] = dump(chat.user)
+        body["user"] = dump(shortened(chat.user, quirks.max_user))
     if chat.metadata:
         body["metadata"] = dump(dict(sorted(chat.metadata.items())))
     if chat.HasField("service_tier"):
