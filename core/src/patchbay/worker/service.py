@@ -131,7 +131,7 @@ class ProviderService(provider_pb2_grpc.ProviderServicer):
                 async for window in stream:
                     outcome = _outcome(window, outcome)
                     await context.write(window)
-        except grpc.aio.UsageError:
+        except (grpc.aio.UsageError, grpc.aio.InternalError):
             # The call ended under our hands: the client is gone, and so is whom to tell.
             outcome = "cancelled"
         except Exception:

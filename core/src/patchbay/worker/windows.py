@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from patchbay.canonical import ChatEvent, ChatEvents
 
@@ -31,6 +32,8 @@ _PATIENT = frozenset(
 _CONTENT = frozenset({"text_delta", "thinking_delta", "tool_input_delta", "native"})
 # Upstream pieces (64 KiB each at most) that may wait for a slow edge before the upstream is no longer read.
 _MAX_WAITING = 16
+# The event loop itself keeps no task alive.
+_filling: set[asyncio.Task[None]] = set()
 
 
 class _Window:
@@ -50,14 +53,17 @@ class _Window:
         self._ended = False
         self._failure: BaseException | None = None
 
-    async def fill(self, source: AsyncIterator[list[ChatEvent]]) -> None:
+    async def fill(self, source: AsyncGenerator[list[ChatEvent], None]) -> None:
         try:
-            async for events in source:
-                if not events:
-                    continue
-                self._put(events)
-                if not self._room.is_set():
-                    await self._room.wait()
+            # Closed here and not by the reader of the windows: gRPC may cancel a call more than once, and a second
+            # cancellation would interrupt the reader's clean-up.
+            async with aclosing(source):
+                async for events in source:
+                    if not events:
+                        continue
+                    self._put(events)
+                    if not self._room.is_set():
+                        await self._room.wait()
         except Exception as error:  # noqa: BLE001  raised again by the task that reads the windows
             self._failure = error
         finally:
@@ -119,6 +125,8 @@ async def windows(source: AsyncGenerator[list[ChatEvent], None], seconds: float)
     """
     window = _Window(seconds)
     task = asyncio.create_task(window.fill(source), name="upstream")
+    _filling.add(task)
+    task.add_done_callback(_filling.discard)
     try:
         while (events := await window.take()) is not None:
             yield events
@@ -126,4 +134,3 @@ async def windows(source: AsyncGenerator[list[ChatEvent], None], seconds: float)
         window.close()
         task.cancel()
         await asyncio.wait([task])
-        await source.aclose()
