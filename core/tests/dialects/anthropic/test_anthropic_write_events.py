@@ -422,6 +422,15 @@ def test_pings() -> None:
     assert DIALECT.write_events(AnswerOptions(stream=False)).ping() == b""
 
 
+def test_a_ping_of_the_provider_follows_the_start() -> None:
+    writer = DIALECT.write_events(AnswerOptions(stream=True))
+    written = writer.feed([started(), USAGE, ChatEvent(ping=Ping())])
+    assert [line for line in written.splitlines() if line.startswith(b"event")] == [
+        b"event: message_start",
+        b"event: ping",
+    ]
+
+
 def test_message_starts_with_its_batch() -> None:
     writer = DIALECT.write_events(AnswerOptions(stream=True))
     assert writer.feed([started(), USAGE]).count(b"message_start") == 2  # its name and its type

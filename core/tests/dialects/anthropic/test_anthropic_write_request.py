@@ -282,6 +282,13 @@ def test_sampling_beside_thinking(sampling: Sampling, kept: dict[str, float], wa
     assert sorted(warnings) == warned
 
 
+def test_rest_of_thinking_goes_with_it() -> None:
+    extensions = {"anthropic": '{"thinking":{"x":1}}'}
+    chat = asking(reasoning=_reasoning(mode=ADAPTIVE), extensions=extensions)
+    assert write(chat, NEW)[0]["thinking"] == {"type": "adaptive", "x": 1}
+    assert "thinking" not in write(chat, "claude-3-5-haiku-latest")[0]
+
+
 @pytest.mark.parametrize("mode", [ToolChoice.MODE_ANY, ToolChoice.MODE_TOOL])
 def test_forced_tool_choice_excludes_thinking(mode: ToolChoice.Mode.ValueType) -> None:
     chat = asking(reasoning=_reasoning("low"), tools=[tool()], tool_choice=ToolChoice(mode=mode, name="f"))
@@ -512,6 +519,12 @@ def test_tool_names_that_the_api_forbids(name: str) -> None:
     reader = DIALECT.read_events(ReadOptions(content_type="application/json", names=written.names))
     events = reader.feed(answer) + reader.close()
     assert [event.block_start.tool_use.name for event in events if event.HasField("block_start")] == [name]
+
+
+@pytest.mark.parametrize("schema", ["true", "[]", "{", "[" * 99_999])
+def test_schemas_that_are_no_objects(schema: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be a JSON object"):
+        write(asking(tools=[Tool(function=FunctionTool(name="f", input_schema_json=schema))]))
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,8 @@ class StreamWriter:
             case "usage":
                 self._usage.MergeFrom(event.usage)
             case "ping" if not self._native:
+                if self._started is not None and not self._start_written:
+                    self._write_start()
                 self._out.append(_PING)
             case _:
                 self._write_steps(self._sequencer.push(event))

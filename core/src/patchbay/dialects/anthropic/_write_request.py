@@ -14,6 +14,7 @@ from patchbay.dialects.anthropic._write_messages import MessageWriter
 from patchbay.dialects.anthropic._write_thinking import ThinkingWriter
 from patchbay.dialects.base import WrittenRequest
 from patchbay.dialects.native import set_top_level
+from patchbay.errors import InvalidRequest
 
 _CHOICES = {
     ToolChoice.MODE_AUTO: "auto",
@@ -31,7 +32,7 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     The messages come last, so that the bytes of one turn, up to the end of its last message, begin those of the next.
 
     Raises:
-        InvalidRequest: There are no messages.
+        InvalidRequest: There are no messages, or the schema of a tool's input is no JSON object.
     """
     warnings = Warnings()
     names = ToolNames()
@@ -53,7 +54,11 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     _write_output_config(body, chat, thinking_writer.effort(), warnings)
     _write_metadata(body, chat, warnings)
     _warn_of_sampling(chat.sampling, warnings)
-    add_missing(body, warnings.own_extension(chat.extensions))
+    rest = warnings.own_extension(chat.extensions)
+    if chat.reasoning.mode and not thinking:
+        # What is left of a `thinking` that was dropped.
+        rest.pop("thinking", None)
+    add_missing(body, rest)
     if quirks.automatic_caching and not _has_cache_mark(chat):
         body.setdefault("cache_control", {"type": "ephemeral"})
     # After the extensions, which hold what is left of these fields but never all of them.
@@ -161,7 +166,11 @@ def _tool(tool: Tool, warnings: Warnings, names: ToolNames) -> Written | None:
 def _input_schema(schema: str) -> msgspec.Raw:
     """The schema with the `type` that the API requires and OpenAI does not."""
     body = schema.encode() or b"{}"
-    return msgspec.Raw(body if "type" in load_fields(body) else set_top_level(body, {"type": b'"object"'}))
+    try:
+        has_type = "type" in load_fields(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest("tools: the schema of a tool's input must be a JSON object", "tools") from error
+    return msgspec.Raw(body if has_type else set_top_level(body, {"type": b'"object"'}))
 
 
 def _tool_choice(chat: Chat, warnings: Warnings, names: ToolNames) -> Object:
