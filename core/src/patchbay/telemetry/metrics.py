@@ -4,6 +4,28 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+
+class BoundedLabel:
+    """A label whose values come from clients: the first ones stand for themselves, all later ones are `other`.
+
+    Args:
+        most: How many stand for themselves.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def label(self, value: str) -> str:
+        """What to count `value` under."""
+        if value not in self._known:
+            if len(self._known) >= self._most or len(value) > _LONGEST_LABEL:
+                return "other"
+            self._known.add(value)
+        return value
+
+
+_LONGEST_LABEL = 200
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 WORKER_IN_FLIGHT = Gauge("patchbay_worker_in_flight", "Chats running in this worker.")
@@ -30,4 +52,5 @@ EDGE_STREAM_ERRORS = Counter(
 )
 EDGE_DENIED = Counter("patchbay_edge_denied_total", "Requests refused by a limit.", ["limit"])
 EDGE_TOKENS = Counter("patchbay_edge_tokens_total", "Tokens used, by kind.", ["backend", "model", "kind"])
+MODELS = BoundedLabel(200)
 REDIS_DOWN = Gauge("patchbay_redis_down", "1 while Redis cannot be reached from this process.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from patchbay.dialects.anthropic import DIALECT, AnthropicQuirks
-
 from patchbay.upstream.profile import KeyHeader, Profile
 
 PROFILES: Mapping[str, Profile[AnthropicQuirks]] = {

@@ -28,6 +28,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
         super().__init__(config)
         self._edge = edge
+        edge.on_failure = self._drain
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -53,7 +54,11 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then lets running answers end."""
+    """Serves until SIGTERM or SIGINT, then lets running answers end; a second signal changes nothing.
+
+    Raises:
+        SystemExit: With 1 when it could not start, or not go on.
+    """
     edge = Edge(settings)
     config = uvicorn.Config(
         Application(edge),
@@ -71,7 +76,10 @@ async def serve(settings: Settings) -> None:
     )
     if settings.server.metrics_port:
         start_http_server(settings.server.metrics_port, addr=settings.server.host)
-    await DrainingServer(config, edge).serve()
+    server = DrainingServer(config, edge)
+    await server.serve()
+    if edge.failure is not None or not server.started:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -18,6 +19,7 @@ from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer, Directory, EdgeRecord
+from patchbay.telemetry import metrics
 from patchbay_edge import catalog
 from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
@@ -29,6 +31,8 @@ from patchbay_edge.readiness import readiness
 from patchbay_edge.routing import Router
 from patchbay_edge.transport import Connections
 
+log = structlog.get_logger(__name__)
+
 VERSION = metadata.version("patchbay-edge")
 
 
@@ -38,6 +42,9 @@ class Edge:
     def __init__(self, settings: Settings) -> None:
         timeout = settings.redis.timeout_seconds
         self.settings = settings
+        # What ended the work beside the requests, and what to do then.
+        self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
         self.backends = settings.enabled_backends()
         self.redis = connect(settings.redis.connect_url(), timeout=timeout)
         self.directory = Directory(self.redis, timeout=timeout)
@@ -76,6 +83,7 @@ class Edge:
     async def running(self) -> AsyncIterator[None]:
         """Runs what goes on beside the requests."""
         await self.directory.refresh()
+        metrics.REDIS_DOWN.set_function(lambda: self.admission.degraded or self.directory.stale)
         background = [
             asyncio.create_task(work, name=name)
             for name, work in (
@@ -84,6 +92,8 @@ class Edge:
                 ("announcer", self.announcer.run()),
             )
         ]
+        for task in background:
+            task.add_done_callback(self._on_background_end)
         try:
             yield
         finally:
@@ -92,6 +102,14 @@ class Edge:
             await asyncio.wait(background)
             await self.connections.aclose()
             await self.redis.aclose()
+
+    def _on_background_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        # None of them ends by itself; without one of them an edge must not go on as if nothing were.
+        self.failure = task.exception()
+        log.critical("background_work_failed", work=task.get_name(), exc_info=self.failure)
+        self.on_failure()
 
 
 class Application:
@@ -107,7 +125,10 @@ class Application:
             if endpoint is not None:
                 await self._edge.gateway.serve(endpoint, scope, receive, send)
                 return
-        await self._rest(scope, receive, _with_request_id(send))
+        if scope["type"] == "http":
+            scope["patchbay_request_id"] = request_id = f"req_{uuid.uuid4().hex}"
+            send = _with_request_id(send, request_id)
+        await self._rest(scope, receive, send)
 
 
 def build_rest(edge: Edge) -> FastAPI:
@@ -185,14 +206,13 @@ def _error_response(request: Request, failure: PatchbayError, headers: dict[str,
     )
 
 
-def _with_request_id(send: Send) -> Send:
-    request_id = f"req_{uuid.uuid4().hex}".encode()
+def _with_request_id(send: Send, request_id: str) -> Send:
+    ids = [(name, request_id.encode()) for name in (b"request-id", b"x-request-id", b"x-patchbay-request-id")]
 
     async def send_with_id(message: dict[str, object]) -> None:
         if message["type"] == "http.response.start":
             headers = list(message.get("headers", []))  # type: ignore[call-overload]
-            headers += [(b"request-id", request_id), (b"x-request-id", request_id)]
-            message = {**message, "headers": headers}
+            message = {**message, "headers": headers + ids}
         await send(message)
 
     return send_with_id  # type: ignore[return-value]

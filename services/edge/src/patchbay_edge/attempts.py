@@ -1,20 +1,19 @@
 """Retries and fallbacks, until the first meaningful event; after it never.
 
-Another replica is asked when a worker is away or full. The upstream's own passing failure (overload, 5xx, a timeout) is
-tried once more at the same backend if a short wait may help, then at the next fallback.
+Another replica is asked when a worker is away or full, the same one again after a while if there is no other. The
+upstream's own passing failure (overload, 5xx) is tried once more at the same backend if a short wait may help, then at
+the next fallback; a timeout, which has taken its time already, and a used-up quota at the next fallback only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
-from patchbay.canonical import ChatEvent, ChatEvents, Error
-from patchbay.errors import UNAVAILABLE, UPSTREAM, PatchbayError, make_error
+from patchbay.canonical import ChatEvent, Error
+from patchbay.errors import QUOTA_EXCEEDED, TIMEOUT, UNAVAILABLE, UPSTREAM, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
 from patchbay_edge.picking import Picker
@@ -22,9 +21,9 @@ from patchbay_edge.routing import Target
 from patchbay_edge.transport import ChatCall, Connections, WorkerFailure
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
-log = structlog.get_logger(__name__)
-
-_REPLICAS_PER_TARGET = 3
+# Seconds to wait before each further attempt when workers are away: together about what a restart takes.
+_AWAY_WAITS = (0.0, 0.1, 0.4, 1.5)
+_FULL_REPLICAS_PER_TARGET = 3
 _UPSTREAM_TRIES_PER_TARGET = 2
 # An upstream that asks for a longer wait than this is not waited for: the client is told instead.
 _LONGEST_WAIT_SECONDS = 1.0
@@ -69,13 +68,12 @@ class OpenAnswer:
     call: ChatCall
     # What came until then.
     first: list[ChatEvent]
-    _rest: AsyncIterator[ChatEvents]
 
     async def windows(self) -> AsyncGenerator[Sequence[ChatEvent], None]:
         """All events, the first ones included. A worker that goes away becomes an Error event."""
         yield self.first
         try:
-            async for window in self._rest:
+            async for window in self.call:
                 yield window.events
         except PatchbayError as error:
             yield [ChatEvent(error=error.error)]
@@ -87,7 +85,8 @@ class _Target:
 
     target: Target
     avoid: set[str] = field(default_factory=set)
-    replicas: int = 0
+    away: int = 0
+    full: int = 0
     upstream_tries: int = 0
 
 
@@ -125,8 +124,10 @@ class Attempts:
                 if isinstance(answer, OpenAnswer):
                     return answer
                 failure = answer
-                again = failure.error.retryable and await self._try_again(state, failure)
-                if is_committed() or not failure.error.retryable:
+                if is_committed() or not _may_do_elsewhere(failure.error):
+                    raise failure
+                again = await self._try_again(state, failure)
+                if is_committed():
                     raise failure
         raise failure
 
@@ -142,16 +143,15 @@ class Attempts:
         call = self._connections.get(worker.address).chat(request, timeout=target.backend.timeouts.total)
         opened = False
         try:
-            rest = aiter(call)
             first: list[ChatEvent] = []
-            async for window in rest:
+            async for window in call:
                 first += window.events
                 verdict = _judge(window.events)
                 if isinstance(verdict, Error):
                     return UpstreamFailure(verdict, first)
                 if verdict:
                     opened = True
-                    return OpenAnswer(target, call, first, rest)
+                    return OpenAnswer(target, call, first)
             return PatchbayError(make_error(UPSTREAM, "the upstream's answer was empty"))
         except WorkerFailure as error:
             state.avoid.add(worker.id)
@@ -167,20 +167,33 @@ class Attempts:
     async def _try_again(self, state: _Target, failure: PatchbayError) -> bool:
         """Whether this target is worth another attempt; waits a little where that helps."""
         backend = state.target.backend.name
-        if isinstance(failure, WorkerFailure):
-            state.replicas += 1
-            if state.replicas >= _REPLICAS_PER_TARGET:
-                return False
-            metrics.EDGE_RETRIES.labels(backend, "worker_full" if failure.full else "worker_away").inc()
-            return True
-        state.upstream_tries += 1
         error = failure.error
+        if isinstance(failure, WorkerFailure):
+            return await self._try_replica(state, full=failure.full)
+        state.upstream_tries += 1
+        if error.code == TIMEOUT or not error.retryable:
+            return False
         wait = error.retry_after if error.HasField("retry_after") else random.uniform(0.05, 0.25)
         tried_out = state.upstream_tries >= _UPSTREAM_TRIES_PER_TARGET
         if tried_out or wait > _LONGEST_WAIT_SECONDS or not self._budget.spend():
             return False
         metrics.EDGE_RETRIES.labels(backend, "upstream").inc()
         await asyncio.sleep(wait)
+        return True
+
+    async def _try_replica(self, state: _Target, *, full: bool) -> bool:
+        backend = state.target.backend.name
+        if full:
+            state.full += 1
+            if state.full >= _FULL_REPLICAS_PER_TARGET or not self._picker.has_other(backend, state.avoid):
+                return False
+            metrics.EDGE_RETRIES.labels(backend, "worker_full").inc()
+            return True
+        if state.away >= len(_AWAY_WAITS):
+            return False
+        metrics.EDGE_RETRIES.labels(backend, "worker_away").inc()
+        await asyncio.sleep(_AWAY_WAITS[state.away])
+        state.away += 1
         return True
 
 
@@ -190,6 +203,10 @@ class UpstreamFailure(PatchbayError):
     def __init__(self, error: Error, events: list[ChatEvent]) -> None:
         super().__init__(error)
         self.events = events
+
+
+def _may_do_elsewhere(error: Error) -> bool:
+    return error.retryable or error.code == QUOTA_EXCEEDED
 
 
 def _judge(events: Sequence[ChatEvent]) -> Error | bool:

@@ -32,9 +32,11 @@ class Catalog:
 
     async def models(self, prefix: str, credential: Credential | None) -> list[Model]:
         """Every model, under a name that a request with this path prefix may use. Silent backends are left out."""
-        lists = await asyncio.gather(*(self._of_backend(backend, credential) for backend in self._backends.values()))
+        lists = await asyncio.gather(
+            *(self._of_backend(backend, self._meant_for(backend, credential)) for backend in self._backends.values())
+        )
         named: dict[str, Model] = {}
-        for alias in self._router.aliases():
+        for alias in self._router.aliases(prefix):
             backend = self._router.targets(prefix, alias)[0].backend.name
             named[alias] = Model(id=alias, display_name=alias, backend=backend, owned_by="patchbay")
         for models in lists:
@@ -57,6 +59,11 @@ class Catalog:
                 return model
         message = f"there is no model `{name}` here"
         raise PatchbayError(make_error(NOT_FOUND, message, parameter="model", upstream_code="model_not_found"))
+
+    def _meant_for(self, backend: Backend, credential: Credential | None) -> Credential | None:
+        """The caller's credential, if there is only one provider that it can be meant for."""
+        providers = {other.base_url for other in self._backends.values() if other.credentials == "pass_through"}
+        return credential if providers == {backend.base_url} else None
 
     async def _of_backend(self, backend: Backend, credential: Credential | None) -> Sequence[Model]:
         own = backend.credentials == "pass_through"

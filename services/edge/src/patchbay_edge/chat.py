@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import structlog
+
 from patchbay.canonical import Chat
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.native import RequestHead
-from patchbay.errors import UNAVAILABLE, PatchbayError, make_error
+from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
 from patchbay_edge.attempts import Attempts, OpenAnswer
@@ -22,6 +24,8 @@ from patchbay_edge.reply import Reply
 from patchbay_edge.routing import Target
 from patchbay_edge.usage import Meter
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, Credential, NativeRequest
+
+log = structlog.get_logger(__name__)
 
 # Sent upstream as they came, when the upstream's profile takes them.
 _FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
@@ -95,9 +99,9 @@ class Requests:
         return NativeRequest(dialect=self._job.dialect.name, body=self._job.body)
 
     def credential(self, target: Target) -> Credential | None:
-        """The caller's own credential, for the kind of provider it was sent for and no other."""
+        """The caller's own credential, for the provider that the request was meant for and no other."""
         first = self._job.targets[0].backend
-        meant = target.backend.credentials == "pass_through" and target.backend.kind == first.kind
+        meant = target.backend.credentials == "pass_through" and target.backend.base_url == first.base_url
         return self._job.identity.credential if meant else None
 
 
@@ -144,6 +148,10 @@ async def answer_chat(
             await _relay(job, opened, reply, started=started)
         except PatchbayError as error:
             await _fail(job, reply, error)
+        except Exception:
+            log.exception("answer_crashed", request_id=job.exchange.request_id)
+            failure = make_error(INTERNAL, f"internal error; request id {job.exchange.request_id}")
+            await _fail(job, reply, PatchbayError(failure))
         except asyncio.CancelledError:
             if not is_out_of_time():
                 raise
@@ -163,8 +171,8 @@ async def _fail(job: Job, reply: Reply, failure: PatchbayError) -> None:
 async def _relay(job: Job, opened: OpenAnswer, reply: Reply, *, started: float) -> None:
     backend = opened.target.backend.name
     meter = Meter()
-    reply.describe({"x-patchbay-backend": backend}, opened.first)
     try:
+        reply.describe({"x-patchbay-backend": backend}, opened.first)
         async with aclosing(opened.windows()) as windows:
             async for events in windows:
                 meter.see(events)
@@ -174,6 +182,8 @@ async def _relay(job: Job, opened: OpenAnswer, reply: Reply, *, started: float) 
         opened.call.close()
         meter.record(backend, opened.target.model)
         job.exchange.notes |= {"backend": backend, "model": opened.target.model, **meter.counts()}
+        if reply.warnings:
+            job.exchange.notes["warnings"] = reply.warnings
         if meter.failed:
             metrics.EDGE_STREAM_ERRORS.labels(backend).inc()
         if reply.first_byte_at is not None:

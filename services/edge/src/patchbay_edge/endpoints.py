@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from patchbay.dialects.anthropic import DIALECT as ANTHROPIC
-
 from patchbay.dialects.base import Dialect
 from patchbay.dialects.openai_chat import DIALECT as OPENAI_CHAT
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import structlog
 
 from patchbay.dialects.native import read_head
-from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
+from patchbay.errors import INTERNAL, OVERLOADED, RATE_LIMITED, UNAVAILABLE, PatchbayError, make_error
 from patchbay.settings import Settings
-from patchbay.state.admission import Admission
+from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
 from patchbay_edge.attempts import Attempts, UpstreamFailure
 from patchbay_edge.callers import Callers, Identity
@@ -27,6 +27,8 @@ from patchbay_edge.transport import Connections, WorkerFailure
 log = structlog.get_logger(__name__)
 
 _COUNT_TIMEOUT_SECONDS = 60.0
+# What the metrics call the limits.
+_DENIED_BY = {RATE_LIMITED: "key", OVERLOADED: "connections"}
 
 
 class Gateway:
@@ -82,17 +84,19 @@ class Gateway:
             log.exception("request_crashed", request_id=exchange.request_id, path=scope["path"])
             failure = PatchbayError(make_error(INTERNAL, f"internal error; request id {exchange.request_id}"))
             await answer_error(exchange, endpoint.dialect, failure)
+        except asyncio.CancelledError:
+            if not self._out_of_time or exchange.started:
+                raise
+            await answer_error(exchange, endpoint.dialect, _shutting_down())
         finally:
             metrics.EDGE_IN_FLIGHT.dec()
             self._record(endpoint, exchange, started)
 
     async def _serve(self, endpoint: Endpoint, exchange: Exchange, started: float) -> None:
         if self.draining:
-            raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
+            raise _shutting_down()
         identity = self._callers.identify(exchange.headers)
-        lease = await self._admission.admit(
-            request_id=exchange.request_id, key_id=identity.caller.key_id, limits=identity.limits
-        )
+        lease = await self._admit(exchange, identity)
         try:
             job = await self._read(endpoint, exchange, identity)
             async with exchange.watch_disconnect():
@@ -109,6 +113,15 @@ class Gateway:
                     )
         finally:
             await lease.release()
+
+    async def _admit(self, exchange: Exchange, identity: Identity) -> Lease:
+        try:
+            return await self._admission.admit(
+                request_id=exchange.request_id, key_id=identity.caller.key_id, limits=identity.limits
+            )
+        except PatchbayError as error:
+            metrics.EDGE_DENIED.labels(_DENIED_BY.get(error.error.code, "redis_down")).inc()
+            raise
 
     async def _read(self, endpoint: Endpoint, exchange: Exchange, identity: Identity) -> Job:
         body = await exchange.read_body(self._settings.limits.max_request_bytes)
@@ -159,15 +172,18 @@ class Gateway:
 async def answer_error(exchange: Exchange, dialect: AnyDialect, failure: PatchbayError) -> None:
     """Answers with an error in the client's dialect, if no other answer has begun."""
     if exchange.started:
-        # A head is out and its answer broke: the writer has said so already, or nothing better can be said.
-        if not exchange.ended:
-            await exchange.end()
+        # A head is out and its answer broke: the writer has said so already, or else the server cuts the connection,
+        # which no client takes for the answer's end.
         return
     upstream = _failure_headers(failure)
     # The one id in the head and in the body: the upstream's, if it has answered.
     written = dialect.errors.write(failure.error, upstream.get("request-id", exchange.request_id))
     headers = {**upstream, **written.headers, "content-type": written.content_type}
     await exchange.answer(written.status, written.body, headers)
+
+
+def _shutting_down() -> PatchbayError:
+    return PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
 
 
 def _failure_headers(failure: PatchbayError) -> Mapping[str, str]:

@@ -44,6 +44,10 @@ class Picker:
                 raise PatchbayError(make_error(UNAVAILABLE, message, retry_after=2)) from None
         return self._less_loaded(self._preferred(replicas, avoid))
 
+    def has_other(self, backend: str, avoid: Collection[str]) -> bool:
+        """Whether a live replica other than those in `avoid` serves `backend`."""
+        return any(worker.id not in avoid for worker in self._directory.for_backend(backend))
+
     def quarantine(self, worker: WorkerRecord) -> None:
         """Notes that a replica went away: its heartbeat may still say otherwise for a while."""
         self._quarantined[worker.id] = time.monotonic() + _QUARANTINE_SECONDS

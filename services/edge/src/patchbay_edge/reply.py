@@ -43,13 +43,15 @@ class Reply:
         self._loop = asyncio.get_running_loop()
         self._quiet_since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._writing = False
         self._sign_of_life: asyncio.Task[None] | None = None
         self.committed = False
         self.first_byte_at: float | None = None
 
     def __enter__(self) -> Self:
         if self._stream:
-            self._timer = self._loop.call_later(self._hold_seconds, self._on_silence)
+            first_look = min(self._hold_seconds, self._ping_seconds)
+            self._timer = self._loop.call_later(first_look, self._on_silence)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,6 +69,11 @@ class Reply:
                 self._headers |= upstream_headers(event.head)
             elif kind == "warning":
                 self._warnings.append(_in_words(event.warning))
+
+    @property
+    def warnings(self) -> str:
+        """What was dropped of the request, in one line; empty: nothing."""
+        return "; ".join(self._warnings)[:_MAX_WARNINGS]
 
     async def write(self, events: Iterable[ChatEvent]) -> None:
         """Sends what these events mean to the client."""
@@ -86,8 +93,7 @@ class Reply:
         """
         data = self._writer.close()
         if self._stream:
-            await self._commit()
-            await self._exchange.end(data)
+            await self._finish(data)
         else:
             body = bytes(self._body) + data
             self.first_byte_at = time.monotonic()
@@ -95,22 +101,29 @@ class Reply:
 
     async def fail(self, error: Error) -> None:
         """Ends an answer whose head is out, with the dialect's in-stream error."""
-        await self.write([ChatEvent(error=error)])
-        await self._exchange.end()
+        await self._finish(self._writer.feed([ChatEvent(error=error)]))
 
     async def _send(self, data: bytes) -> None:
+        # A client that is slow to take this is not silent: no ping may come between.
+        self._writing = True
         await self._commit()
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
         await self._exchange.write(data)
+        self._writing = False
         self._quiet_since = self._loop.time()
+
+    async def _finish(self, data: bytes) -> None:
+        self._writing = True
+        await self._commit()
+        await self._exchange.end(data)
 
     async def _commit(self) -> None:
         if self._sign_of_life is not None:
             # The timer is sending: after it, not into it.
             await self._sign_of_life
-        if not self.committed:
-            self.committed = True
+        self.committed = True
+        if not self._exchange.started:
             await self._exchange.start(200, self._head())
 
     def _head(self) -> dict[str, str]:
@@ -118,27 +131,29 @@ class Reply:
         if self._stream:
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         if self._warnings:
-            headers["x-patchbay-warnings"] = "; ".join(self._warnings)[:_MAX_WARNINGS]
+            headers["x-patchbay-warnings"] = self.warnings
         return headers
 
     def _on_silence(self) -> None:
         """Runs when nothing may have been sent for a while; one timer for the whole answer."""
+        if self._writing or self._sign_of_life is not None:
+            self._timer = self._loop.call_later(self._ping_seconds, self._on_silence)
+            return
         limit = self._ping_seconds if self.committed else self._hold_seconds
         left = self._quiet_since + limit - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._on_silence)
             return
-        first = not self.committed
         self.committed = True
-        self._quiet_since = self._loop.time()
-        self._sign_of_life = asyncio.create_task(self._show_life(first=first))
+        self._sign_of_life = asyncio.create_task(self._show_life(), name="sign-of-life")
         self._timer = self._loop.call_later(self._ping_seconds, self._on_silence)
 
-    async def _show_life(self, *, first: bool) -> None:
+    async def _show_life(self) -> None:
         try:
-            if first:
+            if not self._exchange.started:
                 await self._exchange.start(200, self._head())
             await self._exchange.write(self._writer.ping())
+            self._quiet_since = self._loop.time()
         finally:
             self._sign_of_life = None
 

@@ -48,9 +48,9 @@ class Router:
         message = f"no backend takes the model `{model}` (backends here: {known})"
         raise PatchbayError(make_error(NOT_FOUND, message, parameter="model", upstream_code="model_not_found"))
 
-    def aliases(self) -> list[str]:
-        """The models that routes name exactly, for model lists."""
-        patterns = (pattern for route in self._routes for pattern in route.match)
+    def aliases(self, prefix: str) -> list[str]:
+        """The models that the routes of a path prefix name exactly, for model lists."""
+        patterns = (pattern for route in self._routes if route.prefix in (None, prefix) for pattern in route.match)
         return [pattern for pattern in patterns if not any(sign in pattern for sign in "*?[")]
 
     def _target(self, backend: str, override: str | None, model: str) -> Target:

@@ -8,12 +8,14 @@ A call that fails raises `WorkerFailure` (try another replica) or `PatchbayError
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Self
 
 import grpc
 
 from patchbay.canonical import ChatEvents
-from patchbay.errors import OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
+from patchbay.errors import INTERNAL, OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     ChatRequest,
@@ -26,9 +28,9 @@ from patchbay_proto.v1.provider_pb2 import (
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A restarted worker is found again quickly.
+    # A restarted worker is found again quickly; what grpc calls the least backoff is how long connecting may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A host that vanished without a word is noticed.
     ("grpc.keepalive_time_ms", 10_000),
@@ -50,28 +52,27 @@ class WorkerFailure(PatchbayError):
 
 
 class ChatCall:
-    """One running chat on one worker."""
+    """One running chat on one worker, to be iterated once: `async for window in call`.
+
+    Iterating raises `WorkerFailure` when the worker refuses or goes away, and PatchbayError (TIMEOUT) when the deadline
+    has passed.
+    """
 
     def __init__(self, call: grpc.aio.UnaryStreamCall[ChatRequest, ChatEvents], on_close: Callable[[], None]) -> None:
         self._call = call
         self._on_close: Callable[[], None] | None = on_close
 
-    async def __aiter__(self) -> AsyncIterator[ChatEvents]:
-        """The answer's windows.
+    def __aiter__(self) -> Self:
+        return self
 
-        Raises:
-            WorkerFailure: When the worker refuses, or goes away.
-            PatchbayError: TIMEOUT when the deadline has passed.
-        """
-        read = self._call.read
+    async def __anext__(self) -> ChatEvents:
         try:
-            while (window := await read()) is not grpc.aio.EOF:
-                yield window  # type: ignore[misc]  # EOF is the only other thing read() gives
+            window = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
-        status = await self._call.code()
-        if status is not grpc.StatusCode.OK:
-            raise WorkerFailure("the worker ended the call early")
+        if window is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return window  # type: ignore[return-value]  # EOF is the only other thing read() gives
 
     def close(self) -> None:
         """Cancels the call if it still runs; the worker then drops its upstream. May be called twice."""
@@ -85,29 +86,37 @@ class Connection:
     """The channel to one worker replica."""
 
     def __init__(self, address: str) -> None:
+        # Calls that run.
         self.in_flight = 0
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = provider_pb2_grpc.ProviderStub(self._channel)
 
     def chat(self, request: ChatRequest, *, timeout: float) -> ChatCall:
         """Starts a chat; `timeout` bounds the whole answer, in seconds."""
+        call = self._stub.Chat(request, timeout=timeout)
         self.in_flight += 1
-        return ChatCall(self._stub.Chat(request, timeout=timeout), self._ended)
+        return ChatCall(call, self._ended)
 
     async def count_tokens(self, request: CountTokensRequest, *, timeout: float) -> CountTokensResponse:
-        try:
+        with self._running():
             return await self._stub.CountTokens(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
 
     async def list_models(self, request: ListModelsRequest, *, timeout: float) -> ListModelsResponse:
-        try:
+        with self._running():
             return await self._stub.ListModels(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
 
     async def aclose(self) -> None:
         await self._channel.close()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self.in_flight += 1
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        finally:
+            self._ended()
 
     def _ended(self) -> None:
         self.in_flight -= 1
@@ -127,7 +136,7 @@ class Connections:
         return connection
 
     def in_flight(self, address: str) -> int:
-        """The chats that this edge has running there."""
+        """The calls that this edge has running there."""
         connection = self._by_address.get(address)
         return connection.in_flight if connection else 0
 
@@ -153,6 +162,9 @@ def _failure(error: grpc.aio.AioRpcError) -> PatchbayError:
             return PatchbayError(make_error(TIMEOUT, "the answer took longer than it may"))
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return WorkerFailure("every worker is busy", full=True, retry_after=_retry_after(error))
+        case grpc.StatusCode.UNKNOWN:
+            # What gRPC says of a defect in the worker's code: another replica has it as well.
+            return PatchbayError(make_error(INTERNAL, "the worker serving this request failed"))
         case _:
             return WorkerFailure("the worker serving this request went away")
 

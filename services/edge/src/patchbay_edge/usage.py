@@ -20,11 +20,12 @@ class Meter:
 
     def see(self, events: Iterable[ChatEvent]) -> None:
         for event in events:
-            if event.HasField("usage"):
+            kind = event.WhichOneof("event")
+            if kind == "usage":
                 self._usage.MergeFrom(event.usage)
-            elif event.HasField("finished"):
+            elif kind == "finished":
                 self.finished = True
-            elif event.HasField("error"):
+            elif kind == "error":
                 self.failed = True
 
     def counts(self) -> dict[str, int]:
@@ -34,4 +35,4 @@ class Meter:
     def record(self, backend: str, model: str) -> None:
         """Adds the tokens to the metrics."""
         for kind, tokens in self.counts().items():
-            metrics.EDGE_TOKENS.labels(backend, model, kind.removesuffix("_tokens")).inc(tokens)
+            metrics.EDGE_TOKENS.labels(backend, metrics.MODELS.label(model), kind.removesuffix("_tokens")).inc(tokens)

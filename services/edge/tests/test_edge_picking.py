@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from patchbay.errors import UNAVAILABLE, Error, PatchbayError
+from patchbay.state.registry import WorkerRecord
+from patchbay.testing import virtual_time
+from patchbay.testing.worker import ScriptedWorker
+from patchbay_edge import picking
+from patchbay_edge.picking import Picker
+from patchbay_edge.transport import Connections
+
+
+class KnownWorkers:
+    """A directory that knows what the test says."""
+
+    def __init__(self, *workers: WorkerRecord) -> None:
+        self.workers: Sequence[WorkerRecord] = workers
+        self._callbacks: list[Callable[[], None]] = []
+
+    def for_backend(self, backend: str) -> list[WorkerRecord]:
+        return [worker for worker in self.workers if any(record.name == backend for record in worker.backends)]
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def change(self, *workers: WorkerRecord) -> None:
+        self.workers = workers
+        for callback in self._callbacks:
+            callback()
+
+
+def worker(name: str, *, in_flight: int = 0, capacity: int = 100, backend: str = "a") -> WorkerRecord:
+    scripted = ScriptedWorker([], id=name, capacity=capacity, backends=[(backend, "")], address=f"{name}.test:1")
+    return scripted.record(in_flight=in_flight)
+
+
+def picker(*workers: WorkerRecord) -> tuple[Picker, KnownWorkers]:
+    directory = KnownWorkers(*workers)
+    return Picker(directory, Connections()), directory  # type: ignore[arg-type]
+
+
+async def picks(chosen: Picker, times: int = 200, *, avoid: Sequence[str] = ()) -> Counter[str]:
+    return Counter([(await chosen.pick("a", avoid=avoid)).id for _ in range(times)])
+
+
+async def test_the_less_loaded_of_two() -> None:
+    chosen, _ = picker(worker("idle", in_flight=1), worker("busy", in_flight=50))
+    assert await picks(chosen) == {"idle": 200}
+
+
+async def test_load_is_a_share_of_the_capacity() -> None:
+    chosen, _ = picker(worker("small", in_flight=5, capacity=10), worker("large", in_flight=40, capacity=100))
+    assert await picks(chosen) == {"large": 200}
+
+
+async def test_equal_workers_share_and_the_busiest_of_many_gets_nothing() -> None:
+    chosen, _ = picker(*(worker(f"w{number}", in_flight=number // 4) for number in range(5)))
+    seen = await picks(chosen, 1000)
+    assert seen.keys() == {"w0", "w1", "w2", "w3"}
+    assert min(seen.values()) > 100
+
+
+async def test_this_edges_own_calls_count_at_once() -> None:
+    directory = KnownWorkers(worker("one"), worker("two"))
+    connections = Connections()
+    chosen = Picker(directory, connections)  # type: ignore[arg-type]
+    connections.get("one.test:1").in_flight = 3
+    assert await picks(chosen) == {"two": 200}
+    await connections.aclose()
+
+
+async def test_only_workers_that_serve_the_backend() -> None:
+    chosen, _ = picker(worker("other", backend="b"), worker("mine", in_flight=90))
+    assert await picks(chosen) == {"mine": 200}
+
+
+async def test_avoids_what_was_tried_unless_there_is_nothing_else() -> None:
+    chosen, _ = picker(worker("one"), worker("two", in_flight=50))
+    assert await picks(chosen, avoid=["one"]) == {"two": 200}
+    assert (await picks(chosen, avoid=["one", "two"])) == {"one": 200}
+    assert chosen.has_other("a", ["one"])
+    assert not chosen.has_other("a", ["one", "two"])
+
+
+async def test_a_worker_that_went_away_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(picking.time, "monotonic", lambda: now)
+    one, two = worker("one"), worker("two", in_flight=50)
+    chosen, _ = picker(one, two)
+    chosen.quarantine(one)
+    assert await picks(chosen) == {"two": 200}
+    chosen.quarantine(two)
+    # Rather one of those than none.
+    assert await picks(chosen) == {"one": 200}
+    now += 10
+    assert await picks(chosen) == {"one": 200}
+
+
+def test_waits_for_a_worker_to_come() -> None:
+    async def work() -> tuple[str, float]:
+        chosen, directory = picker()
+        waiting = [asyncio.create_task(chosen.pick("a")) for _ in range(3)]
+        await asyncio.sleep(1)
+        directory.change(worker("other", backend="b"))
+        await asyncio.sleep(1)
+        assert not any(task.done() for task in waiting)
+        directory.change(worker("new"))
+        found = await asyncio.gather(*waiting)
+        assert {one.id for one in found} == {"new"}
+        return found[0].id, asyncio.get_running_loop().time()
+
+    assert virtual_time.run(work()) == ("new", 2.0)
+
+
+async def test_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picking, "_WAIT_SECONDS", 0.05)
+    chosen, _ = picker()
+
+    async def fails() -> Error:
+        with pytest.raises(PatchbayError) as caught:
+            await chosen.pick("a")
+        return caught.value.error
+
+    error = await fails()
+    assert (error.code, error.retryable, error.retry_after) == (UNAVAILABLE, True, 2)
+    assert error.message == "no live worker serves the backend `a`"
+
+
+async def test_connections_to_workers_that_are_gone_are_closed() -> None:
+    one, two = worker("one"), worker("two")
+    directory = KnownWorkers(one, two)
+    connections = Connections()
+    Picker(directory, connections)  # type: ignore[arg-type]
+    kept, busy = connections.get(one.address), connections.get(two.address)
+    busy.in_flight = 1
+    directory.change(msgspec.structs.replace(one, in_flight=5))
+    assert connections.get(one.address) is kept
+    # One with a running call stays until the call has ended.
+    assert connections.get(two.address) is busy
+    busy.in_flight = 0
+    directory.change(one)
+    assert connections.get(two.address) is not busy
+    await connections.aclose()
