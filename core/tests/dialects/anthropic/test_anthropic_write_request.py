@@ -20,6 +20,7 @@ from patchbay.canonical import (
     Message,
     Opaque,
     Reasoning,
+    RedactedThinking,
     Refusal,
     ResponseFormat,
     Role,
@@ -110,6 +111,14 @@ def test_whole_body() -> None:
         '{"type":"tool_use","id":"t","name":"f","input":{"a": 1.50}}]},'
         '{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"r"}]}]}]}'
     )
+
+
+def test_another_providers_hidden_thinking_is_left_out() -> None:
+    own = Block(redacted_thinking=RedactedThinking(data="EuYBCkQYAiJA"))
+    foreign = Block(redacted_thinking=RedactedThinking(data='{"google":{"thought_signature":"c2ln"}}'))
+    chat = Chat(messages=[user(), assistant(own, foreign, text("b")), user()])
+    body = json.loads(DIALECT.write_request(chat, OLD, DIALECT.quirks).body)
+    assert [block["type"] for block in body["messages"][1]["content"]] == ["redacted_thinking", "text"]
 
 
 def test_bytes_of_a_turn_begin_those_of_the_next() -> None:

@@ -81,6 +81,9 @@ class BlockWriter:
                     return None
                 return {"type": "thinking", "thinking": block.thinking.text, "signature": block.thinking.signature}
             case "redacted_thinking":
+                # A JSON object is another provider's state that travelled with an Anthropic client: refused here too.
+                if block.redacted_thinking.data.startswith("{"):
+                    return None
                 return {"type": "redacted_thinking", "data": block.redacted_thinking.data}
             case "refusal":
                 return {"type": "text", "text": block.refusal.text} if block.refusal.text.strip() else None
