@@ -38,6 +38,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
         self.request_id = request_id
         self.headers = _read_headers(scope["headers"])
+        # Whether the server has taken the answer's head, and its last piece.
         self.started = False
         self.ended = False
         self.status = 0
@@ -91,11 +92,11 @@ class Exchange:
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Sends the answer's head, with the request id unless the upstream's own is among `headers`."""
-        self.started = True
         self.status = status
         ids = {"request-id": self.request_id, "x-request-id": self.request_id, "x-patchbay-request-id": self.request_id}
         raw = [(name.encode("latin-1"), _header_value(value)) for name, value in (ids | dict(headers)).items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        self.started = True
 
     async def write(self, data: bytes) -> None:
         """Sends a piece of the answer's body; waits while the client is slow to read."""
@@ -103,8 +104,8 @@ class Exchange:
 
     async def end(self, data: bytes = b"") -> None:
         """Sends the last piece."""
-        self.ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        self.ended = True
 
     async def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Sends a whole answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from patchbay.canonical import ChatEvent, Error, Head, Warning
@@ -77,6 +77,9 @@ class Reply:
 
     async def write(self, events: Iterable[ChatEvent]) -> None:
         """Sends what these events mean to the client."""
+        if self._sign_of_life is not None:
+            # The writer is asked in the order in which the client gets its words.
+            await self._sign_of_life
         data = self._writer.feed(events)
         if not data:
             return
@@ -91,17 +94,17 @@ class Reply:
         Raises:
             PatchbayError: When not streaming and the answer ended in an error.
         """
-        data = self._writer.close()
         if self._stream:
-            await self._finish(data)
+            await self._finish(self._writer.close)
         else:
+            data = self._writer.close()
             body = bytes(self._body) + data
             self.first_byte_at = time.monotonic()
             await self._exchange.answer(200, body, self._head())
 
     async def fail(self, error: Error) -> None:
         """Ends an answer whose head is out, with the dialect's in-stream error."""
-        await self._finish(self._writer.feed([ChatEvent(error=error)]))
+        await self._finish(lambda: self._writer.feed([ChatEvent(error=error)]))
 
     async def _send(self, data: bytes) -> None:
         # A client that is slow to take this is not silent: no ping may come between.
@@ -113,10 +116,10 @@ class Reply:
         self._writing = False
         self._quiet_since = self._loop.time()
 
-    async def _finish(self, data: bytes) -> None:
+    async def _finish(self, last_words: Callable[[], bytes]) -> None:
         self._writing = True
         await self._commit()
-        await self._exchange.end(data)
+        await self._exchange.end(last_words())
 
     async def _commit(self) -> None:
         if self._sign_of_life is not None:
@@ -145,14 +148,14 @@ class Reply:
             self._timer = self._loop.call_later(left, self._on_silence)
             return
         self.committed = True
-        self._sign_of_life = asyncio.create_task(self._show_life(), name="sign-of-life")
+        self._sign_of_life = asyncio.create_task(self._show_life(self._writer.ping()), name="sign-of-life")
         self._timer = self._loop.call_later(self._ping_seconds, self._on_silence)
 
-    async def _show_life(self) -> None:
+    async def _show_life(self, ping: bytes) -> None:
         try:
             if not self._exchange.started:
                 await self._exchange.start(200, self._head())
-            await self._exchange.write(self._writer.ping())
+            await self._exchange.write(ping)
             self._quiet_since = self._loop.time()
         finally:
             self._sign_of_life = None
