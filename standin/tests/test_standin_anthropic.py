@@ -268,6 +268,10 @@ BAD_BODIES: list[tuple[object, str]] = [
             " 'tool', 'none'"
         ),
     ),
+    (
+        {"model": "m", "max_tokens": 1, "messages": [USER], "tools": [{"name": "look", "input_schema": []}]},
+        "tools.0.custom.input_schema: Input should be a valid dictionary",
+    ),
 ]
 
 

@@ -283,6 +283,12 @@ BAD_BODIES: list[tuple[object, str, str | None, str | None]] = [
         "stream_options",
         None,
     ),
+    (
+        {"model": "m", "messages": [USER], "logprobs": True, "top_logprobs": 10**30},
+        f"Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got {10**30} instead.",
+        "top_logprobs",
+        "integer_above_max_value",
+    ),
 ]
 
 

@@ -122,11 +122,7 @@ def read_request(body: bytes) -> Prompt:
         stream=bool(request.stream),
         texts=tuple(_texts(turn)),
         tool_results=tuple(_tool_results(turn)),
-        tools=tuple(
-            OfferedTool(tool.name, msgspec.json.decode(tool.input_schema, type=JsonObject))
-            for tool in request.tools or ()
-            if tool.name
-        ),
+        tools=tuple(_offered(request.tools or ())),
         choice=choice,
         chosen_tool=chosen,
         parallel=not (request.tool_choice and request.tool_choice.disable_parallel_tool_use),
@@ -145,6 +141,15 @@ def count_tokens(body: bytes) -> int:
         raise _explain(error) from None
     _check(request.messages)
     return _tokens(request)
+
+
+def _offered(tools: Sequence[_Tool]) -> Iterator[OfferedTool]:
+    for index, tool in enumerate(tools):
+        schema = msgspec.json.decode(tool.input_schema)
+        if not isinstance(schema, dict):
+            raise invalid_request(f"tools.{index}.custom.input_schema: Input should be a valid dictionary")
+        if tool.name:
+            yield OfferedTool(tool.name, schema)
 
 
 def _explain(error: msgspec.DecodeError) -> ProviderError:

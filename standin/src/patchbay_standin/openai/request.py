@@ -21,6 +21,7 @@ from patchbay_standin.prompt import (
 from patchbay_standin.script import JsonObject
 
 _ROLES: Final = ("system", "assistant", "user", "function", "tool", "developer")
+_MAX_TOP_LOGPROBS: Final = 20
 _PART_TYPES: Final = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
 
 
@@ -125,6 +126,14 @@ def decode(body: bytes) -> Request:
             f" Expected a value between 1 and 128, but got {request.n} instead.",
             param="n",
             code="integer_below_min_value" if request.n < 1 else "integer_above_max_value",
+        )
+    if request.top_logprobs is not None and not 0 <= request.top_logprobs <= _MAX_TOP_LOGPROBS:
+        below = request.top_logprobs < 0
+        raise invalid_request(
+            f"Invalid 'top_logprobs': integer {'below minimum' if below else 'above maximum'} value. Expected a value"
+            f" {'>= 0' if below else f'<= {_MAX_TOP_LOGPROBS}'}, but got {request.top_logprobs} instead.",
+            param="top_logprobs",
+            code="integer_below_min_value" if below else "integer_above_max_value",
         )
     if request.stream_options is not None and not request.stream:
         raise invalid_request(
