@@ -62,6 +62,7 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
         requests: The chats so far.
         running: How many of them run.
         cancelled: How many the edge gave up.
+        played: The steps so far, of all of them.
         counts: The answer to token counts; a status refuses them.
     """
 
@@ -77,6 +78,7 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
     list_requests: list[ListModelsRequest] = field(default_factory=list)
     running: int = 0
     cancelled: int = 0
+    played: int = 0
 
     def record(self, *, in_flight: int = 0) -> WorkerRecord:
         """What the worker would say of itself in the registry."""
@@ -102,6 +104,7 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
         try:
             for step in script:
                 await self._play(step, context)
+                self.played += 1
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

@@ -60,10 +60,21 @@ async def serve(settings: Settings) -> None:
         SystemExit: With 1 when it could not start, or not go on.
     """
     edge = Edge(settings)
+    if settings.server.metrics_port:
+        start_http_server(settings.server.metrics_port, addr=settings.server.host)
+    server = server_of(edge)
+    await server.serve()
+    if edge.failure is not None or not server.started:
+        raise SystemExit(1)
+
+
+def server_of(edge: Edge) -> DrainingServer:
+    """The HTTP server of an edge."""
+    server = edge.settings.server
     config = uvicorn.Config(
         Application(edge),
-        host=settings.server.host,
-        port=settings.server.port,
+        host=server.host,
+        port=server.port,
         http="httptools",
         ws="none",
         lifespan="on",
@@ -71,15 +82,10 @@ async def serve(settings: Settings) -> None:
         log_config=None,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.server.drain_seconds) + _LAST_WORDS_SECONDS,
+        timeout_graceful_shutdown=int(server.drain_seconds) + _LAST_WORDS_SECONDS,
         backlog=4096,
     )
-    if settings.server.metrics_port:
-        start_http_server(settings.server.metrics_port, addr=settings.server.host)
-    server = DrainingServer(config, edge)
-    await server.serve()
-    if edge.failure is not None or not server.started:
-        raise SystemExit(1)
+    return DrainingServer(config, edge)
 
 
 if __name__ == "__main__":

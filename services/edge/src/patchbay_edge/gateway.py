@@ -55,6 +55,11 @@ class Gateway:
         self._running: set[asyncio.Task[object]] = set()
         self._out_of_time = False
 
+    @property
+    def running(self) -> int:
+        """How many requests are being answered."""
+        return len(self._running)
+
     def drain(self, seconds: float) -> None:
         """Refuses new requests; what still runs after `seconds` ends with an error in its own dialect."""
         self.draining = True
