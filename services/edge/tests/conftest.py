@@ -86,12 +86,14 @@ def start_edge(valkey: ValkeyProcess, tmp_path: Path) -> StartEdge:
             client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
             stack.push_async_callback(client.aclose)
             running = RunningEdge(edge, server, serving, client, port, servers)
-            yield running
-            if not serving.done():
-                await running.idle()
-            server.should_exit = True
-            await client.aclose()
-            await asyncio.wait_for(serving, 10)
+            try:
+                yield running
+                if not serving.done():
+                    await running.idle()
+            finally:
+                server.should_exit = True
+                await client.aclose()
+                await asyncio.wait_for(serving, 10)
             assert not any(worker.running for worker in workers)
 
     return start

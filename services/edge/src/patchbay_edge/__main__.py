@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 # After the drain deadline, what a broken-off answer needs to say so.
 _LAST_WORDS_SECONDS = 2
+# What uvicorn itself exits with when the port is taken.
+_NOT_STARTED = 3
 
 
 class DrainingServer(uvicorn.Server):
@@ -57,15 +59,17 @@ async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then lets running answers end; a second signal changes nothing.
 
     Raises:
-        SystemExit: With 1 when it could not start, or not go on.
+        SystemExit: With 3 when it could not start (the port is taken), with 1 when it could not go on.
     """
     edge = Edge(settings)
     if settings.server.metrics_port:
         start_http_server(settings.server.metrics_port, addr=settings.server.host)
     server = server_of(edge)
     await server.serve()
-    if edge.failure is not None or not server.started:
+    if edge.failure is not None:
         raise SystemExit(1)
+    if not server.started:
+        raise SystemExit(_NOT_STARTED)
 
 
 def server_of(edge: Edge) -> DrainingServer:
