@@ -207,12 +207,13 @@ def _error_response(request: Request, failure: PatchbayError, headers: dict[str,
 
 
 def _with_request_id(send: Send, request_id: str) -> Send:
-    ids = [(name, request_id.encode()) for name in (b"request-id", b"x-request-id", b"x-patchbay-request-id")]
+    ids = {name: request_id.encode() for name in (b"request-id", b"x-request-id", b"x-patchbay-request-id")}
 
     async def send_with_id(message: dict[str, object]) -> None:
         if message["type"] == "http.response.start":
-            headers = list(message.get("headers", []))  # type: ignore[call-overload]
-            message = {**message, "headers": headers + ids}
+            # A dialect's error brings one of them itself; no header is to be there twice.
+            headers = dict(message.get("headers", ())) | ids  # type: ignore[call-overload]
+            message = {**message, "headers": list(headers.items())}
         await send(message)
 
     return send_with_id  # type: ignore[return-value]
