@@ -77,6 +77,12 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
         [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "hi"}],
         [],
     ),
+    "no system message for a chat without messages": (
+        {"system_required": "You are a helpful assistant."},
+        "",
+        [],
+        [],
+    ),
     "a required system message that is there": (
         {"system_required": "You are a helpful assistant."},
         'system { text { text: "a" } }',

@@ -34,7 +34,7 @@ class MessageWriter:
         """The array of messages, the system prompt first."""
         written: list[bytes] = []
         system = self._content(self._parts.of_texts(chat.system, "system"))
-        if system is None and self._quirks.system_required is not None and not self._has_system(chat):
+        if system is None and self._quirks.system_required is not None and self._lacks_system(chat):
             system = dump(self._quirks.system_required)
         if system is not None:
             written.append(dump_object({"role": dump(self._quirks.system_role), "content": system}))
@@ -43,8 +43,9 @@ class MessageWriter:
         return dump_array(written)
 
     @staticmethod
-    def _has_system(chat: Chat) -> bool:
-        return bool(chat.messages) and chat.messages[0].role in (ROLE_SYSTEM, ROLE_DEVELOPER)
+    def _lacks_system(chat: Chat) -> bool:
+        # A chat without messages stays one: the server is to refuse it, not to answer the added message.
+        return bool(chat.messages) and chat.messages[0].role not in (ROLE_SYSTEM, ROLE_DEVELOPER)
 
     def _message(self, message: Message) -> list[bytes]:
         match message.role:
