@@ -380,15 +380,18 @@ def test_an_editors_turn_for_an_anthropic_upstream(client: httpx.Client, tap: Wi
 def test_a_growing_conversation_keeps_its_prefix(client: httpx.Client, tap: WireTap) -> None:
     """A provider's prompt cache holds only what comes again byte for byte."""
     agent = json.loads(_AGENT_TURN)
-    longer = {**agent, "messages": [*agent["messages"], *_more_turns("anthropic")]}
-    editor_longer = {**_EDITOR_TURN, "messages": [*_EDITOR_TURN["messages"], *_more_turns("openai")]}
-    for path, short, long in (("/v1/messages", agent, longer), (COMPLETIONS, _EDITOR_TURN, editor_longer)):
+    # Where the messages of the shorter conversation end: an Anthropic body ends with them, an OpenAI one goes on.
+    cases = [("/v1/messages", "anthropic", agent, b'],"tools":'), (COMPLETIONS, "openai", _EDITOR_TURN, b"]}")]
+    for path, dialect, shorter, end in cases:
         tap.reset()
-        for body in (short, long):
+        longer = {**shorter, "messages": [*shorter["messages"], *_more_turns(dialect)]}
+        for body in (shorter, longer):
             assert client.post(path, json=body).status_code == 200
         first, second = (exchange.request.body for exchange in tap.exchanges())
-        end_of_messages = first.rindex(b"}]", 0, first.find(b'],"tools"') + 1 or len(first)) + 1
-        assert second.startswith(first[:end_of_messages])
+        prefix = first[: first.rindex(end)]
+        assert b'"messages":[' in prefix
+        assert second.startswith(prefix)
+        assert len(second) > len(first)
 
 
 def _more_turns(dialect: str) -> list[Body]:
