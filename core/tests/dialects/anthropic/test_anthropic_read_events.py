@@ -360,6 +360,23 @@ def test_native_pieces() -> None:
     assert reader.close() == []
 
 
+@pytest.mark.parametrize(
+    ("block", "preamble"),
+    [
+        ({"type": "text", "text": ""}, True),
+        ({"type": "thinking", "thinking": "", "signature": ""}, True),
+        ({"type": "tool_use", "id": "t", "name": "f", "input": {}}, False),
+        ({"type": "redacted_thinking", "data": "x"}, False),
+    ],
+)
+def test_native_blocks_that_have_only_begun(block: object, preamble: bool) -> None:
+    reader = DIALECT.read_events(ReadOptions(native=True))
+    start = frame(type="content_block_start", index=0, content_block=block)
+    reader.feed(START)
+    assert reader.feed(start) == [ChatEvent(native=Native(data=start, preamble=preamble))]
+    assert reader.feed(HELLO) == [ChatEvent(native=Native(data=HELLO))]
+
+
 def test_native_error_is_not_passed_on() -> None:
     error = frame(type="error", error={"type": "rate_limit_error", "message": "Slow down"})
     for stream, passed in (

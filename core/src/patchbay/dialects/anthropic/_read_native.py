@@ -16,8 +16,12 @@ from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, cut_frames, pars
 # Frames worth a look: all but the deltas, which are nearly all of a stream. Text in a delta cannot look like this, as
 # its quotes are escaped; should it do so all the same, the frame is looked at in vain.
 _NOTABLE = re.compile(rb'event: ?(?:message_|error)|"type"\s*:\s*"(?:message_|error")|\{"error"')
-# What an answer has beyond its opening and signs of life.
-_BEYOND_PREAMBLE = re.compile(rb"content_block|message_delta|message_stop")
+# What an answer has beyond its opening and signs of life. The start of a text or of thinking holds nothing yet, and a
+# provider may still say behind it that it is overloaded.
+_BEYOND_PREAMBLE = re.compile(
+    rb"content_block_(?:delta|stop)|message_(?:delta|stop)"
+    rb'|"content_block"\s*:\s*\{\s*"type"\s*:\s*"(?!text"|thinking")'
+)
 
 # Of a plain body no more than this is kept to read its usage.
 _MAX_KEPT_BYTES = 8 * 1024 * 1024
