@@ -501,7 +501,7 @@ def test_a_model_that_the_upstream_does_not_know(client: httpx.Client, path: str
 
     assert answer.status_code == 404
     _, message = error_of(path, answer)
-    assert model.partition("/")[2] or model in message
+    assert (model.partition("/")[2] or model) in message
 
 
 def test_a_model_that_no_backend_takes(shared_valkey: ValkeyProcess) -> None:
