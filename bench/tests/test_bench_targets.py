@@ -26,6 +26,7 @@ SAMPLE = Sample(
     wall=2.0,
     deltas=1000,
     received=1,
+    pieces=30,
     cpu_ms={"edge": 1.0, "worker": 2.0},
     others_ms={"standin": 1.0, "generator": 1.0},
     first_content_ms=(1.0, 2.0, 3.0),

@@ -84,6 +84,8 @@ def _allow_files() -> None:
 def _show_profiles(profiles: list[Profile], console: Console) -> None:
     for each in profiles:
         console.print(f"\n{each.path}, {each.kind}: {each.role} ({each.samples} samples; {each.stacks})", markup=False)
+        for name, milliseconds in sorted(each.threads.items(), key=lambda item: -item[1])[:4]:
+            console.print(f"  {milliseconds:6.2f} ms per stream: thread {name}", markup=False, highlight=False)
         for title, shares in (("itself", each.own), ("with all it calls", each.below)):
             console.print(f"  {title}", markup=False)
             for name, share in shares:

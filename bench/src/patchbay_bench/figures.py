@@ -37,6 +37,7 @@ class Sample:
     wall: float
     deltas: int
     received: int
+    pieces: int
     cpu_ms: dict[str, float]
     others_ms: dict[str, float]
     first_content_ms: tuple[float, ...]
@@ -67,6 +68,8 @@ class Figure:
     first_content_median_ms: float
     first_content_p99_ms: float
     deltas_per_stream: float
+    # HTTP chunks in which they came: the fewer, the more deltas travelled together.
+    pieces_per_stream: float
     # Every round's `total_ms`, to see how far they lie apart.
     totals_ms: tuple[float, ...]
 
@@ -141,6 +144,7 @@ def summarize(samples: Sequence[Sample]) -> Figure:
         first_content_median_ms=percentile(every_first_content, 0.5),
         first_content_p99_ms=percentile(every_first_content, 0.99),
         deltas_per_stream=median(lambda sample: sample.deltas / sample.completed if sample.completed else 0.0),
+        pieces_per_stream=median(lambda sample: sample.pieces / sample.completed if sample.completed else 0.0),
         totals_ms=tuple(round(sample.total_ms, 2) for sample in samples),
     )
 

@@ -68,6 +68,7 @@ class _Run:
             result.completed += 1
             result.deltas += read.deltas
             result.received += len(body)
+            result.pieces += len(answer.pieces)
             result.first_content.append(answer.first_content_at - answer.sent_at)
             result.duration.append(answer.ended_at - answer.sent_at)
 

@@ -146,6 +146,7 @@ class Bench:
             wall=result.wall,
             deltas=result.deltas,
             received=result.received,
+            pieces=result.pieces,
             cpu_ms={role: (after[role] - cpu[role]) * 1000 / streams for role in cpu},
             others_ms={role: (others_after[role] - other_cpu[role]) * 1000 / streams for role in other_cpu},
             first_content_ms=tuple(seconds * 1000 for seconds in result.first_content),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeAlias
 
 import psutil
@@ -21,6 +23,21 @@ def cpu_seconds(roles: Roles) -> dict[str, float]:
 def resident_bytes(roles: Roles) -> dict[str, int]:
     """The memory that each role holds (RSS)."""
     return {role: sum(map(_resident, _family(pids))) for role, pids in roles.items()}
+
+
+def thread_seconds(pid: int) -> dict[str, float]:
+    """The CPU time of a process's threads by their names, its first thread as `main`; empty where there is no /proc.
+
+    https://docs.kernel.org/scheduler/sched-stats.html
+    """
+    threads: Counter[str] = Counter()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            name = "main" if task.name == str(pid) else (task / "comm").read_text().strip()
+            threads[name] += int((task / "schedstat").read_text().split()[0])
+        except OSError:
+            continue
+    return {name: nanoseconds / 1e9 for name, nanoseconds in threads.items()}
 
 
 def _family(pids: Iterable[int]) -> list[psutil.Process]:

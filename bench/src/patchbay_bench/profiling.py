@@ -12,6 +12,7 @@ from typing import Final
 from patchbay_bench import paths
 from patchbay_bench.environments import environment
 from patchbay_bench.measure import Bench, Load
+from patchbay_bench.meters import thread_seconds
 from patchbay_bench.systems import Systems
 
 _SAMPLES_PER_SECOND: Final = 250
@@ -28,6 +29,7 @@ class Profile:
     Attributes:
         own: Functions by the samples in which they were at work themselves.
         below: Functions by the samples in which they were anywhere on the stack.
+        threads: CPU milliseconds per stream by thread; those of native code are in no Python stack.
         stacks: The file with all stacks, for a flame graph.
     """
 
@@ -37,6 +39,7 @@ class Profile:
     samples: int
     own: list[tuple[str, float]]
     below: list[tuple[str, float]]
+    threads: dict[str, float]
     stacks: Path
 
 
@@ -61,8 +64,10 @@ def profile(
             recorders = {
                 role: _Recorder(program, systems, role, _file(folder, name, load, role)) for role in ("edge", worker)
             }
-            bench.sample(path, replace(load, seconds=_RECORD_SECONDS + 2.0))
-            profiles += [recorder.read(load.kind, name) for role, recorder in recorders.items()]
+            sample = bench.sample(path, replace(load, seconds=_RECORD_SECONDS + 2.0))
+            profiles += [
+                recorder.read(load.kind, name, streams=sample.completed) for role, recorder in recorders.items()
+            ]
     return profiles
 
 
@@ -78,17 +83,19 @@ class _Recorder:
         self._role = role
         self._output = output
         (pid,) = systems.patchbay[role]
+        self._pid = pid
+        self._threads = thread_seconds(pid)
         self._process = subprocess.Popen(
             [
                 *(str(program), "record", "--pid", str(pid), "--format", "raw", "--output", str(output)),
-                *("--rate", str(_SAMPLES_PER_SECOND), "--duration", str(_RECORD_SECONDS), "--nonblocking"),
+                *("--rate", str(_SAMPLES_PER_SECOND), "--duration", str(_RECORD_SECONDS)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
 
-    def read(self, kind: str, path: str) -> Profile:
+    def read(self, kind: str, path: str, *, streams: int) -> Profile:
         """Waits for the record's end and sums it up."""
         try:
             _, said = self._process.communicate(timeout=_GRACE_SECONDS)
@@ -98,7 +105,11 @@ class _Recorder:
         if self._process.returncode or not self._output.exists():
             raise RuntimeError(f"py-spy {self._role}: {said.decode(errors='replace')[-500:]}")
         own, below, samples = read_stacks(self._output.read_text())
-        return Profile(self._role, kind, path, samples, own, below, self._output)
+        threads = {
+            name: (seconds - self._threads.get(name, 0.0)) * 1000 / max(1, streams)
+            for name, seconds in thread_seconds(self._pid).items()
+        }
+        return Profile(self._role, kind, path, samples, own, below, threads, self._output)
 
 
 def read_stacks(text: str) -> tuple[list[tuple[str, float]], list[tuple[str, float]], int]:

@@ -78,6 +78,7 @@ def _costs(results: Results, kind: str, title: str) -> Table:
         "ratio",
         "standin",
         "client",
+        "chunks",
         "rounds",
     )
     base = results.find(kind, BASE)
@@ -94,6 +95,7 @@ def _costs(results: Results, kind: str, title: str) -> Table:
             _ratio(figure.streams_per_second, base.streams_per_second if base else None),
             f"{figure.others_ms['standin']:.2f}",
             f"{figure.others_ms['generator']:.2f}",
+            f"{figure.pieces_per_stream:.0f}",
             " ".join(f"{total:.1f}" for total in figure.totals_ms),
         )
     return table
