@@ -20,7 +20,7 @@ GROWTH: Final = 1.25
 PROMPT_MS_PER_100_KB: Final = 1.0
 # How much more than the first half of a prompt's bytes the second may cost, and by how much two samples differ anyway.
 CURVATURE: Final = 1.5
-NOISE_MS_PER_100_KB: Final = 0.3
+NOISE_MS_PER_100_KB: Final = 0.5
 
 _TRANSLATED: Final = (paths.OPENAI_TO_ANTHROPIC, paths.ANTHROPIC_TO_OPENAI)
 _NATIVE: Final = (paths.NATIVE_ANTHROPIC, paths.NATIVE_OPENAI)
