@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from patchbay.canonical import BlockStart, BlockStop, ChatEvent
@@ -43,17 +44,15 @@ class Step(NamedTuple):
     event: ChatEvent
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, order=True)
 class _Block:
-    index: int
-    kind: str
-    start: ChatEvent
-    waiting: list[ChatEvent] = field(default_factory=list)
-    stopped: bool = False
-
-    @property
-    def has_content(self) -> bool:
-        return self.kind in _WHOLE or bool(self.waiting)
+    # Its place in the order of the starts.
+    rank: int
+    index: int = field(compare=False)
+    kind: str = field(compare=False)
+    start: ChatEvent = field(compare=False)
+    waiting: list[ChatEvent] = field(default_factory=list, compare=False)
+    stopped: bool = field(default=False, compare=False)
 
 
 class Sequencer:
@@ -69,8 +68,10 @@ class Sequencer:
 
     def __init__(self, accept: Callable[[BlockStart], bool] = lambda start: start.choice == 0) -> None:
         self._accept = accept
-        # Blocks whose turn has not come, in the order of their start.
-        self._queue: list[_Block] = []
+        # A heap of the blocks that have content and whose turn has not come; the first that was started comes first. A
+        # block that says nothing yet is not among them, and so holds up no other.
+        self._ready: list[_Block] = []
+        self._starts = 0
         # The block that is being written.
         self._open: _Block | None = None
         self._position = -1
@@ -103,9 +104,12 @@ class Sequencer:
         if not self._accept(start):
             self._named[start.index] = None
             return steps
-        block = _Block(start.index, start.WhichOneof("kind") or "text", event)
+        self._starts += 1
+        block = _Block(self._starts, start.index, start.WhichOneof("kind") or "text", event)
         self._named[start.index] = block
-        self._queue.append(block)
+        if block.kind not in _WHOLE:
+            return steps
+        heappush(self._ready, block)
         return steps + self._advance()
 
     def _stop(self, index: int) -> list[Step]:
@@ -128,6 +132,8 @@ class Sequencer:
             return self._start(_start_of(kind, index)) + self._delta(event, which)
         if block is self._open:
             return [Step(self._position, event)]
+        if not block.waiting and block.kind not in _WHOLE:
+            heappush(self._ready, block)
         block.waiting.append(event)
         return self._advance()
 
@@ -140,14 +146,10 @@ class Sequencer:
                     return steps
                 steps.append(Step(self._position, ChatEvent(block_stop=BlockStop(index=self._open.index))))
                 self._open = None
-            self._queue = [block for block in self._queue if block.has_content or not block.stopped]
-            # A block that says nothing yet holds up no other.
-            block = next((block for block in self._queue if block.has_content), None)
-            if block is None:
+            if not self._ready:
                 return steps
-            self._queue.remove(block)
+            block = self._open = heappop(self._ready)
             self._position += 1
-            self._open = block
             steps.append(Step(self._position, block.start))
             steps.extend(Step(self._position, event) for event in block.waiting)
             block.waiting.clear()
