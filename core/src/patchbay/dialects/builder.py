@@ -48,7 +48,9 @@ class _Tool:
     input: list[str] = field(default_factory=list)
 
     def is_complete(self) -> bool:
-        """Whether its input is a whole JSON text."""
+        """Whether its input is a whole JSON object."""
+        if not self.input or not self.input[-1].rstrip().endswith("}"):
+            return False
         try:
             msgspec.json.decode("".join(self.input))
         except msgspec.DecodeError:
@@ -68,6 +70,8 @@ class _Choice:
     # The open thinking block is signed: it is complete, and more thinking is another block.
     is_signed: bool = False
     tools: dict[ToolKey, _Tool] = field(default_factory=dict)
+    # The open calls that had input since it was last seen whether they are complete.
+    fed_tools: dict[ToolKey, _Tool] = field(default_factory=dict)
     had_tool: bool = False
     had_refusal: bool = False
 
@@ -180,9 +184,11 @@ class EventBuilder:
         Raises:
             KeyError: When no such call is open.
         """
-        tool = self._choice(choice).tools[key]
+        state = self._choice(choice)
+        tool = state.tools[key]
         if text:
             tool.input.append(text)
+            state.fed_tools[key] = tool
             self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=tool.index, text=text)))
 
     def citation(self, dialect: str, json: str, *, choice: int = 0) -> None:
@@ -229,7 +235,8 @@ class EventBuilder:
     def _open_prose(self, state: _Choice, kind: _Prose, choice: int) -> None:
         self._close_prose(state)
         # A call is over when the model speaks again, unless a part of it is still to come.
-        self._close_tools(state, [key for key, tool in state.tools.items() if tool.is_complete()])
+        fed, state.fed_tools = state.fed_tools, {}
+        self._close_tools(state, [key for key, tool in fed.items() if tool.is_complete()])
         start = BlockStart(choice=choice)
         match kind:
             case "text":
@@ -262,4 +269,5 @@ class EventBuilder:
 
     def _close_tools(self, state: _Choice, keys: Iterable[ToolKey]) -> None:
         for key in keys:
+            state.fed_tools.pop(key, None)
             self._events.append(ChatEvent(block_stop=BlockStop(index=state.tools.pop(key).index)))

@@ -462,6 +462,7 @@ def test_nothing_raises(odd: bytes, native: bool, streamed: bool, at: int) -> No
 @pytest.mark.parametrize("native", [False, True])
 def test_bytes_that_are_no_text_within_usage(native: bool) -> None:
     odd = b'event: message_delta\ndata: {"type":"message_delta","usage":{"x":"\xff"},"delta":{}}\n\n'
-    assert read(START + odd + STOP, native=native)[-1].WhichOneof("event") == ("finished" if native else "error")
+    assert read(START + odd + STOP, native=native)[-1].WhichOneof("event") == "finished"
     body = b'{"type":"message","content":[],"usage":{"x":"\xff"}}'
-    assert read(body, content_type="application/json", native=native)[-1].error.code == UPSTREAM
+    last = read(body, content_type="application/json", native=native)[-1]
+    assert last.error.code == UPSTREAM if native else last.HasField("finished")

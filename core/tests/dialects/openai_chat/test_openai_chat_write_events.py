@@ -168,7 +168,7 @@ ANSWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "TOOL_USE",
         {
             "content": None,
-            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}],
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
         },
         "tool_calls",
     ),

@@ -42,14 +42,16 @@ _MESSAGE_FIELDS = ("type", "id", "role", "content", "model", "stop_reason", "sto
 
 
 class _BlockFields(msgspec.Struct):
+    """A block's start. What a provider fills in its own way must not fail the answer, hence the loose types."""
+
     type: str = ""
-    text: str | None = None
+    text: object = None
     citations: msgspec.Raw = NULL
-    thinking: str | None = None
-    signature: str | None = None
-    data: str | None = None
-    id: str | None = None
-    name: str | None = None
+    thinking: object = None
+    signature: object = None
+    data: object = None
+    id: object = None
+    name: object = None
     input: msgspec.Raw = NULL
 
 
@@ -63,6 +65,9 @@ class Delta(msgspec.Struct):
     partial_json: str | None = None
     citation: msgspec.Raw = NULL
 
+
+# The input at the start of a call whose input comes in deltas, or of one without any.
+_NO_INPUT = (b"null", b"{}", b'""')
 
 _decode_block = msgspec.json.Decoder(_BlockFields).decode
 
@@ -129,30 +134,31 @@ class AnswerReader:
 
     def block_start(self, number: int, raw: msgspec.Raw) -> None:
         """Opens a block with what its start already holds."""
+        block = _decode_block(raw)
+        text_of(raw)  # Raises for what is no text, before anything is said.
         self._ensure_started()
         self.block_stop(number)
-        block = _decode_block(raw)
         match block.type:
             case "text":
                 self._open_block(number, "text")
-                self.text(number, block.text or "")
-                if not is_null(block.citations):
-                    for citation in load_items(block.citations):
-                        self.citation(number, citation)
+                self.text(number, _text(block.text))
+                for citation in load_items(block.citations) if bytes(block.citations).startswith(b"[") else ():
+                    self.citation(number, citation)
             case "thinking":
                 self._open_block(number, "thinking")
-                self.thinking(number, block.thinking or "")
-                self.signature(number, block.signature or "")
+                self.thinking(number, _text(block.thinking))
+                self.signature(number, _text(block.signature))
             case "redacted_thinking":
                 self._open_block(
                     number,
                     "redacted_thinking",
-                    BlockStart(redacted_thinking=RedactedThinkingStart(data=block.data or "")),
+                    BlockStart(redacted_thinking=RedactedThinkingStart(data=_text(block.data))),
                 )
             case "tool_use":
-                use = ToolUseStart(id=block.id or "", name=self._names.get(block.name or "", block.name or ""))
+                name = _text(block.name)
+                use = ToolUseStart(id=_text(block.id), name=self._names.get(name, name))
                 opened = self._open_block(number, "tool_use", BlockStart(tool_use=use))
-                if not is_null(block.input) and load_fields(block.input):
+                if bytes(block.input) not in _NO_INPUT:
                     opened.late_input = text_of(block.input)
                 self._has_tool = True
             case _:
@@ -282,6 +288,10 @@ class AnswerReader:
         start = BlockStart(index=opened.index, opaque=OpaqueStart(dialect=NAME, json=object_text(opened.held)))
         opened.held = None
         self._events.append(ChatEvent(block_start=start))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _string(fields: Fields, name: str) -> str | None:

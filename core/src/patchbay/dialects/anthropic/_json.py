@@ -52,18 +52,3 @@ def add_missing(target: Object, more: Fields) -> None:
             target[name] = value
         elif isinstance(mine, dict) and bytes(value).startswith(b"{"):
             add_missing(mine, load_fields(value))
-
-
-def tool_input(text: str) -> tuple[msgspec.Raw, bool]:
-    """A tool's input as the object that the Messages API wants, and whether the text was one.
-
-    OpenAI's `arguments` is a text that a model may get wrong. What is not an object travels inside one, under
-    `arguments`, so that nothing is lost; no text at all is an empty object.
-    """
-    if not text.strip():
-        return msgspec.Raw(b"{}"), True
-    try:
-        load_fields(text)
-    except (msgspec.DecodeError, RecursionError):
-        return msgspec.Raw(dump({"arguments": text})), False
-    return carried(text), True

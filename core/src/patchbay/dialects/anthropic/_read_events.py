@@ -13,6 +13,7 @@ from patchbay.dialects.anthropic._json import NULL, Fields, is_null, load_fields
 from patchbay.dialects.anthropic._read_native import NativeBodyReader, NativeStreamReader
 from patchbay.dialects.base import EventReader, ReadOptions
 from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, parse_frames
+from patchbay.dialects.surrogates import TextMender, mend_text
 
 _DONE = b"[DONE]"
 
@@ -62,6 +63,7 @@ class StreamReader:
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._splitter = FrameSplitter()
+        self._mender = TextMender()
         self._answer = AnswerReader(names)
 
     def feed(self, data: bytes) -> list[ChatEvent]:
@@ -91,12 +93,18 @@ class StreamReader:
             try:
                 self._event(frame.data)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
-                if _is_of_unknown_type(frame.data):
-                    continue
-                self._answer.fail(unreadable())
+                self._event_again(self._mender.mend(frame.data))
             if self._answer.ended:
                 break
         return self._answer.take()
+
+    def _event_again(self, data: bytes) -> None:
+        """Reads an event that could not be read as it came, mended. What was read of it before does not count twice."""
+        try:
+            self._event(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            if not _is_of_unknown_type(data):
+                self._answer.fail(unreadable())
 
     def _event(self, data: bytes) -> None:
         answer = self._answer
@@ -111,7 +119,7 @@ class StreamReader:
             case "content_block_stop":
                 answer.block_stop(event.index)
             case "message_start":
-                answer.start(load_fields(event.message))
+                answer.start({} if is_null(event.message) else load_fields(event.message))
             case "message_delta":
                 answer.usage(event.usage)
                 rest = {name: raw for name, raw in load_fields(data).items() if name not in ("delta", "index")}
@@ -142,7 +150,7 @@ class BodyReader:
         if self._closed:
             return []
         self._closed = True
-        body = b"".join(self._pieces)
+        body = mend_text(b"".join(self._pieces))
         self._pieces.clear()
         answer = AnswerReader(self._names)
         try:

@@ -22,6 +22,7 @@ from patchbay.dialects.anthropic._json import NULL, Fields, dump, is_null, objec
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._read_blocks import read_cache, read_content
 from patchbay.dialects.anthropic._shapes import Shape
+from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import InvalidRequest
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -136,7 +137,9 @@ def read_request(body: bytes) -> Chat:
         InvalidRequest: It is not JSON, or a field is missing or of the wrong type.
     """
     try:
-        return _read(body)
+        # Texts of the body are carried as they are: one that is no UTF-8 could not be.
+        body.decode()
+        return _read(mend_text(body))
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The request body cannot be read: {error}") from error
     except (msgspec.DecodeError, UnicodeError) as error:

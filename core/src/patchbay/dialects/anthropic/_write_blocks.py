@@ -10,8 +10,9 @@ from typing import TypeAlias
 import msgspec
 
 from patchbay.canonical import Block, CacheMark, Document, Image, Source, Text, ToolResult, ToolUse
-from patchbay.dialects.anthropic._json import Object, add_missing, carried, load_fields, tool_input
+from patchbay.dialects.anthropic._json import Object, add_missing, carried, load_fields
 from patchbay.dialects.anthropic._quirks import NAME
+from patchbay.dialects.anthropic._tool_input import free_input, tool_input
 from patchbay.dialects.anthropic._tool_names import ToolNames, allowed_id
 from patchbay.dialects.anthropic._warnings import Warnings
 
@@ -129,7 +130,7 @@ class BlockWriter:
 
     def _tool_use(self, use: ToolUse) -> Object:
         if use.HasField("text_input"):
-            content: object = {"input": use.text_input}
+            content: object = free_input(use.text_input)
         else:
             content, is_object = tool_input(use.input_json)
             if not is_object:

@@ -6,9 +6,10 @@ import msgspec
 
 from patchbay.canonical import Finished
 from patchbay.dialects.anthropic._errors import no_tool_call
-from patchbay.dialects.anthropic._json import Object, carried, dump, load_fields, load_string, tool_input
+from patchbay.dialects.anthropic._json import Object, carried, dump, load_fields, load_string
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._stop_reasons import stop_reason_name
+from patchbay.dialects.anthropic._tool_input import free_input, tool_input
 from patchbay.dialects.anthropic._usage import usage_object
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.fold import Answer, FoldedBlock
@@ -54,7 +55,7 @@ def _block(block: FoldedBlock) -> object:
                 "type": "tool_use",
                 "id": start.tool_use.id,
                 "name": start.tool_use.name,
-                "input": {"input": block.text} if start.tool_use.text_input else tool_input(block.text)[0],
+                "input": free_input(block.text) if start.tool_use.text_input else tool_input(block.text)[0],
             }
         case "opaque":
             # What came in deltas is the block's input.

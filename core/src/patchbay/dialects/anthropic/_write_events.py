@@ -11,6 +11,7 @@ from patchbay.dialects.anthropic._errors import ERRORS, cut_off, no_tool_call
 from patchbay.dialects.anthropic._json import Fields, Object, carried, dump, load_fields
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._stop_reasons import stop_reason_name
+from patchbay.dialects.anthropic._tool_input import ToolInputWriter
 from patchbay.dialects.anthropic._usage import usage_object
 from patchbay.dialects.anthropic._write_body import is_tool_use, message_body
 from patchbay.dialects.base import AnswerOptions, EventWriter
@@ -58,8 +59,8 @@ class StreamWriter:
         # The block that is open on the wire, when it takes text: its canonical index, and how its deltas begin.
         self._text_index = -1
         self._text_prefix = b""
-        # The open tool's input is free text, to be wrapped in an object.
-        self._wraps_input = False
+        # The input of the open tool call.
+        self._tool_input: ToolInputWriter | None = None
 
     def feed(self, events: Iterable[ChatEvent]) -> bytes:
         out = self._out
@@ -106,6 +107,8 @@ class StreamWriter:
                 if self._started is not None and not self._start_written:
                     self._write_start()
                 self._out.append(_PING)
+            case "citation_delta" if event.citation_delta.dialect != NAME:
+                return
             case _:
                 self._write_steps(self._sequencer.push(event))
 
@@ -150,7 +153,7 @@ class StreamWriter:
             case "tool_use":
                 block = {"type": "tool_use", "id": start.tool_use.id, "name": start.tool_use.name, "input": {}}
                 self._has_tool = True
-                self._wraps_input = start.tool_use.text_input
+                self._tool_input = ToolInputWriter(is_free=start.tool_use.text_input)
             case "opaque":
                 block = carried(start.opaque.json)
                 self._has_own_tool |= is_tool_use(start.opaque.json)
@@ -160,13 +163,13 @@ class StreamWriter:
                 self._text_prefix = _delta_prefix(position, "text_delta", "text")
                 self._has_refusal |= kind == "refusal"
         self._frame("content_block_start", {"type": "content_block_start", "index": position, "content_block": block})
-        if self._wraps_input:
-            self._input(position, '{"input":"')
+        if self._tool_input is not None:
+            self._input(position, self._tool_input.start())
 
     def _block_stop(self, position: int) -> None:
-        if self._wraps_input:
-            self._wraps_input = False
-            self._input(position, '"}')
+        if self._tool_input is not None:
+            self._input(position, self._tool_input.stop())
+            self._tool_input = None
         self._text_index = -1
         self._out.append(b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % position)
 
@@ -182,8 +185,8 @@ class StreamWriter:
                 self._out.append(prefix + dump(event.signature_delta.signature) + _DELTA_END)
             case "tool_input_delta":
                 text = event.tool_input_delta.text
-                self._input(position, dump(text)[1:-1].decode() if self._wraps_input else text)
-            case "citation_delta" if event.citation_delta.dialect == NAME:
+                self._input(position, text if self._tool_input is None else self._tool_input.feed(text))
+            case "citation_delta":
                 citation = carried(event.citation_delta.json)
                 self._frame(
                     "content_block_delta",
@@ -195,6 +198,8 @@ class StreamWriter:
                 )
 
     def _input(self, position: int, text: str) -> None:
+        if not text:
+            return
         prefix = _delta_prefix(position, "input_json_delta", "partial_json")
         self._out.append(prefix + dump(text) + _DELTA_END)
 
@@ -255,6 +260,8 @@ class BodyWriter:
                 self._native.append(event.native.data)
             elif which in ("started", "usage", "finished", "error"):
                 self._answer.add([event])
+            elif which == "citation_delta" and event.citation_delta.dialect != NAME:
+                continue
             elif self._answer.error is None and 0 not in self._answer.finished:
                 self._answer.add(step.event for step in self._sequencer.push(event))
         return b""

@@ -9,14 +9,15 @@ import msgspec
 from patchbay import errors
 from patchbay.canonical import ChatEvent, Error, Finished
 from patchbay.dialects.builder import EventBuilder
-from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, Logprobs, decode_chunk, is_present, other_fields
+from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, decode_chunk, is_present, other_fields
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import Object, load_array, load_object, mend_text, object_text
+from patchbay.dialects.openai_chat._json import Object, load_array, load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_data
 from patchbay.dialects.openai_chat._stop_reasons import StopReason, read_finish_reason
 from patchbay.dialects.openai_chat._tool_calls import BrokenToolCall, ToolCalls
 from patchbay.dialects.openai_chat._usage import read_usage
+from patchbay.dialects.surrogates import TextMender
 from patchbay.errors import make_error
 
 _NO_DELTA = Delta()
@@ -41,6 +42,7 @@ class AnswerReader:
         self._builder = EventBuilder()
         self._tools = ToolCalls(self._builder, names)
         self._whole = whole
+        self._mend = TextMender(is_piecewise=not whole).mend
         self._done = False
         # Choice -> its finish reason and stop sequence; None until it has one.
         self._finish: dict[int, tuple[str, str | None] | None] = {}
@@ -65,7 +67,7 @@ class AnswerReader:
         """Reads one chunk."""
         if self._done:
             return
-        data = mend_text(data)
+        data = self._mend(data)
         try:
             chunk = decode_chunk(data)
             if chunk.is_error:
@@ -137,8 +139,9 @@ class AnswerReader:
         if is_present(delta.reasoning_details) or delta.reasoning_content or delta.reasoning:
             self._read_reasoning(delta, number)
         content = delta.content
-        if choice.logprobs is not None:
-            self._read_with_logprobs(choice.logprobs, delta, number)
+        logprobs = choice.logprobs
+        if logprobs:
+            self._read_with_logprobs(logprobs if isinstance(logprobs, dict) else {}, delta, number)
         elif isinstance(content, str):
             self._builder.text(content, choice=number)
         if content and not isinstance(content, str):
@@ -146,7 +149,7 @@ class AnswerReader:
         if is_present(delta.annotations):
             for citation in _objects(delta.annotations):
                 self._builder.citation(NAME, citation.decode(), choice=number)
-        if isinstance(delta.refusal, str) and choice.logprobs is None:
+        if isinstance(delta.refusal, str) and not logprobs:
             self._builder.refusal(delta.refusal, choice=number)
         if is_present(delta.audio):
             self._builder.opaque(NAME, object_text({"audio": bytes(delta.audio)}), choice=number)
@@ -161,12 +164,12 @@ class AnswerReader:
             stop = choice.stop_reason if isinstance(choice.stop_reason, str) else None
             self._finish[number] = (str(reason), stop)
 
-    def _read_with_logprobs(self, logprobs: Logprobs, delta: Delta, number: int) -> None:
+    def _read_with_logprobs(self, logprobs: Mapping[str, msgspec.Raw], delta: Delta, number: int) -> None:
         for spoken, raw, add in (
-            (delta.content, logprobs.content, self._builder.text),
-            (delta.refusal, logprobs.refusal, self._builder.refusal),
+            (delta.content, bytes(logprobs.get("content", b"")), self._builder.text),
+            (delta.refusal, bytes(logprobs.get("refusal", b"")), self._builder.refusal),
         ):
-            text = bytes(raw).decode() if bytes(raw).startswith(b"[") else None
+            text = raw.decode() if raw.startswith(b"[") else None
             add(spoken if isinstance(spoken, str) else "", choice=number, logprobs_json=text)
 
     def _read_parts(self, content: object, number: int) -> None:

@@ -56,11 +56,6 @@ class Delta(msgspec.Struct, gc=False):
     images: msgspec.Raw = _ABSENT
 
 
-class Logprobs(msgspec.Struct, gc=False):
-    content: msgspec.Raw = _ABSENT
-    refusal: msgspec.Raw = _ABSENT
-
-
 class Choice(msgspec.Struct, gc=False):
     index: object = 0
     delta: Delta | None = None
@@ -68,7 +63,8 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: object = None
     # vLLM: the stop sequence that was met.
     stop_reason: object = None
-    logprobs: Logprobs | None = None
+    # Of some servers the older list, which is passed over.
+    logprobs: dict[str, msgspec.Raw] | list[object] | None = None
     error: msgspec.Raw = _ABSENT
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -14,11 +13,6 @@ Object: TypeAlias = dict[str, bytes]
 dump = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
-# An escaped backslash and a whole pair are passed over; what is captured is half of a pair.
-_HALF_PAIR = re.compile(
-    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-)
 
 
 def load_object(text: bytes | str) -> Object:
@@ -60,15 +54,3 @@ def add_missing(fields: Object, more: Mapping[str, bytes]) -> None:
             inner = load_object(fields[name])
             add_missing(inner, load_object(value))
             fields[name] = dump_object(inner)
-
-
-def mend_text(text: bytes) -> bytes:
-    """Replaces what is no text: bytes that are not UTF-8, and the escapes of half a UTF-16 surrogate pair.
-
-    Programs that cut strings by byte or by code unit leave them behind, and the rest of the text is worth having.
-    """
-    if not text.isascii():
-        text = text.decode(errors="replace").encode()
-    if b"\\ud" not in text and b"\\uD" not in text:
-        return text
-    return _HALF_PAIR.sub(lambda match: b"\\ufffd" if match[1] else match[0], text)

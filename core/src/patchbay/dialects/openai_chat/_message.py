@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from patchbay.canonical import Finished
 from patchbay.dialects.fold import FoldedBlock
-from patchbay.dialects.openai_chat._json import Object, dump, dump_array, dump_object, load_array, load_object
+from patchbay.dialects.openai_chat._json import Object, dump, dump_array, dump_object, load_array
+from patchbay.dialects.openai_chat._own_fields import OwnFields
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, text_detail
 from patchbay.dialects.openai_chat._stop_reasons import write_finish_reason
 
-# The fields of a streamed audio answer that come in pieces.
-_PIECEWISE = ("data", "transcript")
+# The arguments of a call without any: clients parse them as JSON.
+NO_ARGUMENTS = "{}"
 
 
 def write_choice(number: int, blocks: Sequence[FoldedBlock], finished: Finished) -> bytes:
@@ -31,14 +30,14 @@ def write_choice(number: int, blocks: Sequence[FoldedBlock], finished: Finished)
     calls = [_tool_call(block) for block in blocks if block.kind == "tool_use"]
     if calls:
         message["tool_calls"] = dump_array(calls)
-    annotations = [
-        citation.json.encode() for block in blocks for citation in block.citations if citation.dialect == NAME
-    ]
-    if annotations:
-        message["annotations"] = dump_array(annotations)
+    own = OwnFields()
     for block in blocks:
+        for citation in block.citations:
+            if citation.dialect == NAME:
+                own.add_annotation(citation.json)
         if block.kind == "opaque" and block.start.opaque.dialect == NAME:
-            add_own_fields(message, block.start.opaque.json)
+            own.add(block.start.opaque.json)
+    own.add_to(message)
     reason = write_finish_reason(
         finished.stop_reason, has_tool=bool(calls), has_refusal=any(block.kind == "refusal" for block in blocks)
     )
@@ -50,27 +49,6 @@ def write_choice(number: int, blocks: Sequence[FoldedBlock], finished: Finished)
             "finish_reason": dump(reason),
         }
     )
-
-
-def add_own_fields(message: Object, text: str) -> None:
-    """Adds the message fields of an opaque block of this dialect, after those that came before it."""
-    for name, value in load_object(text).items():
-        old = message.get(name)
-        if old is None:
-            message[name] = value
-        elif old.startswith(b"[") and value.startswith(b"["):
-            message[name] = dump_array(load_array(old) + load_array(value))
-        elif old.startswith(b"{") and value.startswith(b"{"):
-            message[name] = dump_object(_joined(load_object(old), load_object(value)))
-
-
-def _joined(old: Object, new: Object) -> Object:
-    for name, value in new.items():
-        if name in _PIECEWISE and name in old:
-            old[name] = dump(msgspec.json.decode(old[name], type=str) + msgspec.json.decode(value, type=str))
-        else:
-            old[name] = value
-    return old
 
 
 def _text(blocks: Iterable[FoldedBlock], kind: str) -> bytes:
@@ -96,7 +74,7 @@ def _tool_call(block: FoldedBlock) -> bytes:
         fields["custom"] = dump_object({"name": dump(use.name), "input": dump(block.text)})
     else:
         fields["type"] = b'"function"'
-        fields["function"] = dump_object({"name": dump(use.name), "arguments": dump(block.text)})
+        fields["function"] = dump_object({"name": dump(use.name), "arguments": dump(block.text or NO_ARGUMENTS)})
     return dump_object(fields)
 
 

@@ -15,10 +15,11 @@ from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_chat._answer import cut_short, too_large
 from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import dump, dump_object, load_object, mend_text
+from patchbay.dialects.openai_chat._json import dump, dump_object, load_object
 from patchbay.dialects.openai_chat._stop_reasons import read_finish_reason
 from patchbay.dialects.openai_chat._usage import read_usage
 from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, cut_frames, parse_frames
+from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import InvalidRequest
 
 _DONE = b"[DONE]"
@@ -179,6 +180,7 @@ class NativeBodyReader:
     def __init__(self) -> None:
         # Pieces not passed on yet: until it is clear that this is no error.
         self._held: list[bytes] | None = []
+        self._looks_wrong: bool | None = None
         self._kept: list[bytes] = []
         self._size = 0
 
@@ -189,9 +191,11 @@ class NativeBodyReader:
         if self._held is None:
             return [ChatEvent(native=Native(data=data))]
         self._held.append(data)
-        head = b"".join(self._held)
-        if len(head) < _ERROR_BODY_PREFIX or (_ERROR_BODY.match(head) and len(head) <= MAX_KEPT_BYTES):
+        if self._looks_wrong is None and self._size >= _ERROR_BODY_PREFIX:
+            self._looks_wrong = _ERROR_BODY.match(b"".join(self._held)) is not None
+        if self._looks_wrong is None or (self._looks_wrong and self._size <= MAX_KEPT_BYTES):
             return []
+        head = b"".join(self._held)
         self._held = None
         return [ChatEvent(native=Native(data=head))]
 

@@ -24,25 +24,27 @@ class _SniffingReader:
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
         self._reader: EventReader | None = None
-        self._head = b""
+        # White space so far, as some servers send to show that they are alive.
+        self._blank: list[bytes] = []
 
     def feed(self, data: bytes) -> list[ChatEvent]:
         if self._reader is None:
-            self._head += data
-            if not self._head.strip():
+            first = data.lstrip()[:1]
+            self._blank.append(data)
+            if not first:
                 return []
-            self._reader = self._choose()
-            data, self._head = self._head, b""
+            self._reader = self._choose(first)
+            data = b"".join(self._blank)
+            self._blank.clear()
         return self._reader.feed(data)
 
     def close(self) -> list[ChatEvent]:
         if self._reader is None:
-            self._reader = self._choose()
+            self._reader = self._choose(b"")
         return self._reader.close()
 
-    def _choose(self) -> EventReader:
+    def _choose(self, first: bytes) -> EventReader:
         streamed = "event-stream" in self._options.content_type
-        first = self._head.lstrip()[:1]
         if first in (b"{", b"["):
             streamed = False
         elif first in (b"d", b"e", b":", b"i", b"r"):

@@ -6,9 +6,10 @@ import msgspec
 
 from patchbay.canonical import Chat, FunctionTool, Opaque, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.openai_chat._fields import Fields, missing, unsupported_value, wrong_type
-from patchbay.dialects.openai_chat._json import load_object, mend_text, object_text
+from patchbay.dialects.openai_chat._json import load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._read_messages import read_cache_mark, read_messages
+from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import InvalidRequest
 
 _MAX_UINT32 = 2**32 - 1

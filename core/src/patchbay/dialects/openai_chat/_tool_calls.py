@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -28,12 +28,67 @@ class _Call:
     key: int
     index: int | None
     # As the server gave it; empty when it did not.
-    id: str
+    id: str = ""
     name: str = ""
     text_input: bool = False
     is_open: bool = False
     # Its input so far: until it is open, and for calls without an id, whose end must be seen in it.
-    input: str = ""
+    input: list[str] = field(default_factory=list)
+
+    def is_complete(self) -> bool:
+        """Whether its input is a whole JSON object."""
+        if not self.input or not self.input[-1].rstrip().endswith("}"):
+            return False
+        try:
+            msgspec.json.decode("".join(self.input))
+        except msgspec.DecodeError:
+            return False
+        return True
+
+
+class _Calls:
+    """The calls of one choice, in order, and where to find them."""
+
+    def __init__(self) -> None:
+        self.all: list[_Call] = []
+        self._by_id: dict[tuple[str, int | None], _Call] = {}
+        self._last_of_id: dict[str, _Call] = {}
+        self._by_index: dict[int, _Call] = {}
+
+    def add(self, index: int | None, *, text_input: bool = False) -> _Call:
+        call = _Call(len(self.all), index, text_input=text_input)
+        self.all.append(call)
+        if index is not None:
+            self._by_index[index] = call
+        return call
+
+    def name(self, call: _Call, call_id: str) -> None:
+        """Gives a call its id; the first one counts."""
+        if call_id and not call.id:
+            call.id = call_id
+            self._by_id[call_id, call.index] = call
+            self._last_of_id[call_id] = call
+
+    def find(self, index: int | None, call_id: str, name: str, text: str) -> _Call | None:
+        """The call that a fragment goes on with; None when it begins a new one."""
+        if call_id:
+            found = self._of_id(call_id, index)
+            if found is not None:
+                return found
+        last = (self.all[-1] if self.all else None) if index is None else self._by_index.get(index)
+        if last is None or not name or not last.name:
+            return last
+        if call_id or last.id:
+            # A name with another id begins another call; without an id it is a repetition where an index says so.
+            return last if not call_id and index is not None else None
+        return last if not text or not last.is_complete() else None
+
+    def _of_id(self, call_id: str, index: int | None) -> _Call | None:
+        """The last call of this id; one of another index is another call."""
+        if index is None:
+            return self._last_of_id.get(call_id)
+        candidates = (self._by_id.get((call_id, None)), self._by_id.get((call_id, index)))
+        return max((call for call in candidates if call is not None), key=lambda call: call.key, default=None)
 
 
 class ToolCalls:
@@ -42,7 +97,7 @@ class ToolCalls:
     def __init__(self, builder: EventBuilder, names: Mapping[str, str]) -> None:
         self._builder = builder
         self._names = names
-        self._calls: dict[int, list[_Call]] = {}
+        self._calls: dict[int, _Calls] = {}
         self._ids: set[str] = set()
         self._answer_id = ""
 
@@ -61,32 +116,37 @@ class ToolCalls:
         name = _string(custom.name if custom else function.name)
         text = _string(custom.input) if custom else arguments_of(function)
         index = fragment.index if isinstance(fragment.index, int) else None
-        calls = self._calls.setdefault(choice, [])
-        call = None if whole else _find(calls, index, _string(fragment.id), name, text)
+        call_id = _string(fragment.id)
+        calls = self._calls_of(choice)
+        call = None if whole else calls.find(index, call_id, name, text)
         if call is None:
-            call = _Call(len(calls), index, _string(fragment.id), text_input=custom is not None)
-            calls.append(call)
-        call.id = call.id or _string(fragment.id)
+            call = calls.add(index, text_input=custom is not None)
+        calls.name(call, call_id)
         self._add(call, name, text, choice, fragment.extra_content)
 
     def read_function_call(self, function: Function, *, choice: int) -> None:
         """Reads the deprecated `function_call`, of which an answer has one."""
-        calls = self._calls.setdefault(choice, [])
-        if not calls:
-            calls.append(_Call(0, None, ""))
-        self._add(calls[0], _string(function.name), arguments_of(function), choice, None)
+        calls = self._calls_of(choice)
+        call = calls.all[0] if calls.all else calls.add(None)
+        self._add(call, _string(function.name), arguments_of(function), choice, None)
 
     def flush(self) -> None:
         """Opens what never got a name: nothing that came is lost."""
         for choice, calls in self._calls.items():
-            for call in calls:
+            for call in calls.all:
                 if not call.is_open:
                     self._open(call, choice)
+
+    def _calls_of(self, choice: int) -> _Calls:
+        calls = self._calls.get(choice)
+        if calls is None:
+            calls = self._calls[choice] = _Calls()
+        return calls
 
     def _add(self, call: _Call, name: str, text: str, choice: int, extra_content: msgspec.Raw | None) -> None:
         if not call.is_open:
             call.name = call.name or name
-            call.input += text
+            call.input.append(text)
             if extra_content is not None and is_present(extra_content):
                 self._builder.redacted_thinking(extra_content_data(bytes(extra_content)), choice=choice)
             if call.name:
@@ -95,9 +155,11 @@ class ToolCalls:
         if not text:
             return
         if not self._builder.has_open_tool(call.key, choice=choice):
+            if text.isspace():
+                return
             raise BrokenToolCall
         if not call.id:
-            call.input += text
+            call.input.append(text)
         self._builder.tool_input(call.key, text, choice=choice)
 
     def _open(self, call: _Call, choice: int) -> None:
@@ -106,7 +168,7 @@ class ToolCalls:
             call.key, call_id=self._unique_id(call, choice), name=name, choice=choice, text_input=call.text_input
         )
         call.is_open = True
-        self._builder.tool_input(call.key, call.input, choice=choice)
+        self._builder.tool_input(call.key, "".join(call.input), choice=choice)
 
     def _unique_id(self, call: _Call, choice: int) -> str:
         call_id = call.id
@@ -131,25 +193,3 @@ def _string(value: object) -> str:
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) else ""
-
-
-def _find(calls: list[_Call], index: int | None, call_id: str, name: str, text: str) -> _Call | None:
-    """The call that a fragment goes on with; None when it begins a new one."""
-    for call in reversed(calls):
-        if call_id and call.id == call_id and (index is None or call.index in (None, index)):
-            return call
-    last = next((call for call in reversed(calls) if index is None or call.index == index), None)
-    if last is None or not name or not last.name:
-        return last
-    if call_id or last.id:
-        # A name with another id begins another call; without an id it is a repetition where an index says so.
-        return last if not call_id and index is not None else None
-    return last if not text or not _is_complete(last.input) else None
-
-
-def _is_complete(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True

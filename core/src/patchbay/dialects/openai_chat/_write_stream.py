@@ -13,7 +13,8 @@ from patchbay.canonical import BlockStart, ChatEvent, CitationDelta, Error, Fini
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.openai_chat._errors import error_frame
 from patchbay.dialects.openai_chat._json import Object, dump, dump_array, dump_object, load_object
-from patchbay.dialects.openai_chat._message import add_own_fields
+from patchbay.dialects.openai_chat._message import NO_ARGUMENTS
+from patchbay.dialects.openai_chat._own_fields import OwnFields
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, text_detail
 from patchbay.dialects.openai_chat._stop_reasons import write_finish_reason
@@ -35,7 +36,7 @@ class _Choice:
     finished: bool = False
     # Message fields that come with the finish reason: clients that put chunks together fail on two lists whose entries
     # have no `index`, so a list comes once.
-    held: Object = field(default_factory=dict)
+    held: OwnFields = field(default_factory=OwnFields)
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class _Block:
     # The bytes before and after a delta's JSON string.
     before: bytes = b""
     after: bytes = b""
+    # A call whose arguments have not begun.
+    is_bare: bool = False
     # Thinking, kept for the entry that carries its signature.
     text: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
@@ -75,7 +78,7 @@ class StreamWriter:
                 case "text_delta":
                     self._text(event.text_delta, out)
                 case "tool_input_delta":
-                    self._delta(event.tool_input_delta.index, event.tool_input_delta.text, out)
+                    self._tool_input(event.tool_input_delta.index, event.tool_input_delta.text, out)
                 case "thinking_delta":
                     self._thinking(event.thinking_delta.index, event.thinking_delta.text, out)
                 case "native":
@@ -174,7 +177,7 @@ class StreamWriter:
                 choice.details += 1
                 out.append(self._chunk(start.choice, dump_object({"reasoning_details": dump_array([entry])})))
             case "opaque" if start.opaque.dialect == NAME:
-                add_own_fields(choice.held, start.opaque.json)
+                choice.held.add(start.opaque.json)
             case _:  # what another provider ran itself is no call for this client
                 return
 
@@ -191,6 +194,7 @@ class StreamWriter:
         position = choice.tools
         choice.tools += 1
         self._open(start, "tool_use", b'{"tool_calls":[{"index":%d,"%b":{"%b":' % (position, kind, text), b"}}]}")
+        self._blocks[start.index].is_bare = not use.text_input
         first = b'{"tool_calls":[{"index":%d,"id":%b,"type":"%b","%b":{"name":%b,"%b":""}}]}'
         return self._chunk(start.choice, first % (position, dump(use.id), kind, kind, dump(use.name), text))
 
@@ -210,18 +214,23 @@ class StreamWriter:
 
     def _thinking(self, index: int, text: str, out: list[bytes]) -> None:
         block = self._blocks.get(index)
-        if block is not None:
+        if block is not None and text:
             block.text.append(text)
-            self._delta(index, text, out)
+            out.append(block.before + dump(text) + block.after)
 
-    def _delta(self, index: int, text: str, out: list[bytes]) -> None:
+    def _tool_input(self, index: int, text: str, out: list[bytes]) -> None:
         block = self._blocks.get(index)
         if block is not None and text:
+            block.is_bare = False
             out.append(block.before + dump(text) + block.after)
 
     def _stop(self, index: int, out: list[bytes]) -> None:
         block = self._blocks.pop(index, None)
-        if block is None or not block.signature:
+        if block is None:
+            return
+        if block.is_bare:
+            out.append(block.before + dump(NO_ARGUMENTS) + block.after)
+        if not block.signature:
             return
         choice = self._choices[block.choice]
         entry = text_detail("".join(block.text), "".join(block.signature), choice.details)
@@ -231,8 +240,7 @@ class StreamWriter:
     def _citation(self, citation: CitationDelta) -> None:
         block = self._blocks.get(citation.index)
         if block is not None and citation.dialect == NAME:
-            held = self._choices[block.choice].held
-            add_own_fields(held, dump_object({"annotations": dump_array([citation.json.encode()])}).decode())
+            self._choices[block.choice].held.add_annotation(citation.json)
 
     def _finish(self, finished: Finished, out: list[bytes]) -> None:
         if self._is_native:
@@ -240,7 +248,11 @@ class StreamWriter:
             return
         choice = self._choice(finished.choice, out)
         choice.finished = True
+        for index in [index for index, block in self._blocks.items() if block.choice == finished.choice]:
+            self._stop(index, out)
         if NAME in finished.extensions:
             self._other |= load_object(finished.extensions[NAME])
         reason = write_finish_reason(finished.stop_reason, has_tool=choice.tools > 0, has_refusal=choice.has_refusal)
-        out.append(self._chunk(finished.choice, dump_object(choice.held), finish=dump(reason)))
+        delta: Object = {}
+        choice.held.add_to(delta)
+        out.append(self._chunk(finished.choice, dump_object(delta), finish=dump(reason)))
