@@ -1,6 +1,7 @@
-"""The HTTP transport to one upstream: httpx's API over aiohttp's sockets, one long-lived client.
+"""The HTTP transport to one upstream: httpx's transport API over aiohttp's sockets, one long-lived pool.
 
-Stock httpx costs ten times as much for a stream; see docs/architecture.md.
+Stock httpx costs ten times as much for a stream; see docs/architecture.md. Its client is left out as well: redirects,
+cookies and authentication flows are nothing that a provider's API needs, and each request would pay for them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
 
 import aiohttp
@@ -25,6 +25,7 @@ MAX_ERROR_BYTES = 1024 * 1024
 LINGER_SECONDS = 10.0
 # What httpx's transport lets through of aiohttp's own is as much a broken connection as what it translates.
 _TRANSPORT_ERRORS = (httpx.TransportError, aiohttp.ClientError)
+_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "patchbay"}
 
 
 class UpstreamResponse:
@@ -56,7 +57,8 @@ class UpstreamResponse:
         try:
             with watch:
                 # What httpx calls an iterator is a generator, and is to be closed.
-                async with aclosing(cast("AsyncGenerator[bytes, None]", self._response.aiter_raw())) as body:
+                stream = cast("httpx.AsyncByteStream", self._response.stream)
+                async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(stream))) as body:
                     async for data in body:
                         watch.pause()
                         yield data
@@ -96,17 +98,14 @@ class HttpUpstream:
     def __init__(self, base_url: str, timeouts: Timeouts) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeouts = timeouts
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(client=self._session),
-            timeout=httpx.Timeout(None, connect=timeouts.connect),
-            headers={"user-agent": "patchbay", "accept-encoding": "identity"},
-            # One caller's cookies are not for the next one; httpx and aiohttp keep a jar each.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        )
+        self._transport = AiohttpTransport(client=self._session)
+        self._extensions = {"timeout": httpx.Timeout(None, connect=timeouts.connect).as_dict()}
+        self._urls: dict[str, httpx.URL] = {}
 
     @staticmethod
     def _session() -> aiohttp.ClientSession:
-        # No limit here: the worker's capacity and the fleet's leases are the limits.
+        # No limit here: the worker's capacity and the fleet's leases are the limits. No cookies: one caller's are not
+        # for the next one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -128,7 +127,9 @@ class HttpUpstream:
 
     def _build(self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None) -> httpx.Request:
         try:
-            return self._client.build_request(method, self._base_url + path, headers=dict(headers), content=body)
+            return httpx.Request(
+                method, self._url(path), headers={**_HEADERS, **headers}, content=body, extensions=self._extensions
+            )
         except UnicodeEncodeError:
             # The error's own text would show the header, which may be a credential.
             raise _error(INVALID_REQUEST, "a header for the upstream holds characters that are not ASCII") from None
@@ -136,7 +137,7 @@ class HttpUpstream:
     async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             async with asyncio.timeout(self._timeouts.first_byte):
-                return await self._client.send(request, stream=True)
+                return await self._transport.handle_async_request(request)
         except TimeoutError as error:
             raise _error(TIMEOUT, "the upstream did not send its first byte in time") from error
         except aiohttp.ClientResponseError as error:
@@ -144,8 +145,14 @@ class HttpUpstream:
         except _TRANSPORT_ERRORS as error:
             raise _error(UNAVAILABLE, f"no connection to the upstream {request.url.host}") from error
 
+    def _url(self, path: str) -> httpx.URL:
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = httpx.URL(self._base_url + path)
+        return url
+
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._transport.aclose()
         # aiohttp closes TLS connections in the background: let it.
         await asyncio.sleep(0)
 

@@ -121,10 +121,8 @@ class HttpProvider(Generic[Quirks]):
         if request.WhichOneof("payload") == "native":
             return self._prepare_native(request)
         # The upstream always streams, whatever the client wants: the idle timer then sees that it is alive.
-        chat = Chat()
-        chat.CopyFrom(request.chat)
-        chat.stream = True
-        written = self._dialect.write_request(chat, request.model, self._profile.quirks)
+        request.chat.stream = True
+        written = self._dialect.write_request(request.chat, request.model, self._profile.quirks)
         if written.warnings and self._backend.strict_parameters:
             first = written.warnings[0]
             raise PatchbayError(
