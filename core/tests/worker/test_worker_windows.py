@@ -20,8 +20,10 @@ from patchbay.canonical import (
     Ping,
     Started,
     TextDelta,
+    TextStart,
     ThinkingDelta,
     ToolInputDelta,
+    ToolUseStart,
     Usage,
 )
 from patchbay.testing import virtual_time
@@ -37,8 +39,7 @@ def text(number: int) -> ChatEvent:
 
 
 URGENT = {
-    "block_start": ChatEvent(block_start=BlockStart(index=1)),
-    "block_stop": ChatEvent(block_stop=BlockStop(index=1)),
+    "tool call": ChatEvent(block_start=BlockStart(index=1, tool_use=ToolUseStart(id="t", name="n"))),
     "finished": ChatEvent(finished=Finished()),
     "error": ChatEvent(error=Error(message="broken")),
 }
@@ -53,6 +54,8 @@ PATIENT = {
     "started": ChatEvent(started=Started(id="a")),
     "usage": ChatEvent(usage=Usage(input_tokens=1)),
     "ping": ChatEvent(ping=Ping()),
+    "prose begins": ChatEvent(block_start=BlockStart(index=1, text=TextStart())),
+    "prose ends": ChatEvent(block_stop=BlockStop(index=1)),
     "preamble": ChatEvent(native=Native(data=b"x", preamble=True)),
 }
 
@@ -119,6 +122,13 @@ def test_what_nobody_waits_for_waits_for_its_window(patient: ChatEvent) -> None:
     got = play((0, [text(1)]), (0.002, [patient]), (0.002, [patient]), (1, [text(3)]))
     assert [events for _, events in got] == [[text(1)], [patient, patient], [text(3)]]
     assert got[1][0] == pytest.approx(WINDOW)
+
+
+def test_a_tool_call_is_sent_the_moment_it_is_complete() -> None:
+    call, stop = URGENT["tool call"], ChatEvent(block_stop=BlockStop(index=1))
+    piece = ChatEvent(tool_input_delta=ToolInputDelta(index=1, text="{}"))
+    got = play((0, [call]), (0.002, [piece]), (0.002, [stop]), (1, [text(1)]))
+    assert got[1] == (0.004, [piece, stop])
 
 
 def test_after_a_pause_an_event_does_not_wait() -> None:
@@ -252,7 +262,7 @@ def test_whatever_the_timing_nothing_is_lost_or_late(
                 for sent_at, event in source.sent[first : len(got)]:
                     # Never later than its window, unless the reader was.
                     assert now - max(sent_at, asked_at) <= WINDOW + 1e-9
-                    if event.WhichOneof("event") in ("block_start", "block_stop", "finished", "error"):
+                    if event in URGENT.values():
                         assert now == max(sent_at, asked_at)
                 assert len(window.events) <= 3 * MOST_AHEAD
                 assert len(source.sent) - len(got) <= 3 * MOST_AHEAD

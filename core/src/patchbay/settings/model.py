@@ -175,7 +175,7 @@ class Workers(Section):
         default=60.0, description="On shutdown, how long running answers may go on."
     )
     batch_window_ms: NonNegativeFloat = Field(
-        default=15.0, description="Events of so many milliseconds travel together; the first and the last at once."
+        default=40.0, description="Events of so many milliseconds travel together; the first and the last at once."
     )
     heartbeat_seconds: PositiveFloat = Field(default=1.0, description="How often a worker says that it lives.")
     heartbeat_ttl_seconds: PositiveFloat = Field(default=5.0, description="A worker silent for so long is dead.")

@@ -30,6 +30,7 @@ _PATIENT = frozenset(
     }
 )
 _CONTENT = frozenset({"text_delta", "thinking_delta", "tool_input_delta", "native"})
+_PROSE = frozenset({"text", "thinking", "refusal"})
 # Upstream pieces (64 KiB each at most) that may wait for a slow edge before the upstream is no longer read.
 _MAX_WAITING = 16
 # The event loop itself keeps no task alive.
@@ -46,6 +47,7 @@ class _Window:
         self._pieces = 0
         self._sent_at = -math.inf
         self._has_content = False
+        self._has_tools = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()
         self._room = asyncio.Event()
@@ -84,11 +86,15 @@ class _Window:
     def _is_urgent(self, events: list[ChatEvent]) -> bool:
         for event in events:
             kind = event.WhichOneof("event")
-            if kind not in _PATIENT:
-                return True
-            if not self._has_content and kind in _CONTENT and not event.native.preamble:
-                self._has_content = True
-                return True
+            if kind == "block_start" and event.block_start.WhichOneof("kind") not in _PROSE:
+                self._has_tools = True
+            elif kind == "block_start" or (kind == "block_stop" and not self._has_tools):
+                # Prose begins with its first delta, and what follows its end is urgent itself.
+                continue
+            elif kind in _PATIENT and (self._has_content or kind not in _CONTENT or event.native.preamble):
+                continue
+            self._has_content = True
+            return True
         return False
 
     async def take(self) -> ChatEvents | None:

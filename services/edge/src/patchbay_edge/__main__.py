@@ -83,6 +83,8 @@ def server_of(edge: Edge) -> DrainingServer:
         ws="none",
         lifespan="on",
         access_log=False,
+        # Nothing here asks for the client's address.
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         timeout_keep_alive=75,
