@@ -5,6 +5,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from patchbay.dialects.native import RequestHead, read_head, set_top_level
 from patchbay.errors import InvalidRequest
 

@@ -23,11 +23,11 @@ NEWEST = ModelFeatures(
 @pytest.mark.parametrize(
     ("model", "features"),
     [
-        ("claude-3-5-haiku-latest", ModelFeatures(budget_thinking=False)),
-        ("claude-3-opus-20240229", ModelFeatures(budget_thinking=False)),
-        ("claude-3-7-sonnet-20250219", ModelFeatures()),
-        ("claude-opus-4-20250514", ModelFeatures()),
-        ("claude-opus-4@20250514", ModelFeatures()),
+        ("claude-3-5-haiku-latest", ModelFeatures(budget_thinking=False, structured_outputs=False)),
+        ("claude-3-opus-20240229", ModelFeatures(budget_thinking=False, structured_outputs=False)),
+        ("claude-3-7-sonnet-20250219", ModelFeatures(structured_outputs=False)),
+        ("claude-opus-4-20250514", ModelFeatures(structured_outputs=False)),
+        ("claude-opus-4@20250514", ModelFeatures(structured_outputs=False)),
         ("claude-opus-4-1-20250805", OLDER),
         ("claude-sonnet-4-5-20250929", OLDER),
         ("anthropic/claude-4.5-sonnet", OLDER),

@@ -161,6 +161,9 @@ def _messages(draw: st.DrawFn) -> list[Message]:
             messages.append(Message(role=ROLE_SYSTEM, blocks=[draw(_decorated(_text_blocks))]))
         blocks = [draw(_decorated(_thoughts)), *draw(st.lists(_assistant_blocks, max_size=3))]
         messages.append(Message(role=ROLE_ASSISTANT, blocks=blocks, extensions=draw(_extensions)))
+    calls = [block.tool_use for message in messages for block in message.blocks if block.HasField("tool_use")]
+    for number, call in enumerate(calls):
+        call.id = f"{call.id}-{number}"
     return messages[: -1 if draw(st.booleans()) else None]
 
 
@@ -169,7 +172,7 @@ def _tools(draw: st.DrawFn) -> Tool:
     if draw(st.integers(0, 3)) == 0:
         text = json.dumps({"type": "bash_20250124", "name": draw(_names)}, separators=(",", ":"))
         return Tool(opaque=Opaque(dialect="anthropic", json=text))
-    schema = {"type": "object", **draw(st.dictionaries(_names, _json, max_size=2))}
+    schema = {"type": "object", **draw(st.dictionaries(_names, _json, max_size=2)), "additionalProperties": False}
     tool = Tool(function=FunctionTool(name=draw(_names), input_schema_json=_dump(schema)), extensions=draw(_extensions))
     if draw(st.booleans()):
         tool.function.description = draw(_texts)

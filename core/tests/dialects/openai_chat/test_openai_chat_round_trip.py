@@ -57,7 +57,9 @@ words = st.text("abcdefgh_-", min_size=1, max_size=8)
 objects = st.dictionaries(words.map("x_".__add__), st.integers() | texts | st.lists(st.booleans()), max_size=2).map(
     lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 )
-raw_json = st.dictionaries(words, st.integers() | texts, max_size=2).map(lambda value: json.dumps(value, indent=1))
+schemas = st.dictionaries(words, st.integers() | texts, max_size=2).map(
+    lambda value: json.dumps({"type": "object", "properties": {}, **value, "additionalProperties": False}, indent=1)
+)
 
 
 def maybe(strategy: SearchStrategy[Any]) -> SearchStrategy[Any]:
@@ -157,7 +159,7 @@ tools = st.lists(
         ),
         words,
         maybe(texts),
-        maybe(raw_json),
+        maybe(schemas),
         maybe(st.booleans()),
         marks,
         objects,
@@ -195,6 +197,10 @@ def chats(draw: st.DrawFn) -> Chat:
     # A usage report is a matter of streams.
     chat.include_usage = chat.stream and draw(st.booleans())
     _add_choices(draw, chat)
+    if not chat.tools:
+        # What is said about tools is refused where there are none.
+        chat.ClearField("tool_choice")
+        chat.ClearField("parallel_tool_calls")
     return extended(chat, draw(objects))
 
 
@@ -344,7 +350,7 @@ BODIES: dict[str, dict[str, Any]] = {
             {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
             {"role": "function", "name": "f", "content": "1"},
         ],
-        "functions": [{"name": "f", "parameters": {}, "x": 1}],
+        "functions": [{"name": "f", "parameters": {"type": "object", "properties": {}}, "x": 1}],
         "function_call": "auto",
     },
 }

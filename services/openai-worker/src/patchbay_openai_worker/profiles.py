@@ -63,7 +63,7 @@ OPENROUTER = Profile(
 OPENAI_COMPATIBLE = Profile(
     kind="openai-compatible",
     dialect=DIALECT,
-    quirks=OpenAIChatQuirks(max_tokens_field="max_tokens", developer_role=False),
+    quirks=OpenAIChatQuirks(max_tokens_field="max_tokens", developer_role=False, max_stop=None),
     chat_path=_CHAT,
     models_path=_MODELS,
     owned_by="openai-compatible",

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -17,6 +15,7 @@ from patchbay.canonical import Error
 from patchbay.dialects.anthropic._json import dump, one_line
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.base import ErrorBody
+from patchbay.dialects.retry_after import read_http_date, read_retry_after, seconds_between, write_retry_after
 from patchbay.errors import Code, code_of_status, make_error
 
 # Code -> the type of its body, and its HTTP status where that is not the error's own.
@@ -35,6 +34,9 @@ _TYPES: dict[Code, tuple[str, int | None]] = {
     errors.INTERNAL: ("api_error", None),
     errors.CONTEXT_LENGTH: ("invalid_request_error", None),
 }
+
+# A code of a newer worker.
+_UNKNOWN = ("api_error", None)
 
 _CODES: dict[str, Code] = {
     "invalid_request_error": errors.INVALID_REQUEST,
@@ -78,8 +80,8 @@ class AnthropicErrors:
 
     def write(self, error: Error, request_id: str) -> ErrorBody:
         """The HTTP answer for an error; an upstream's own body of this dialect stays as it is."""
-        kind, status = _TYPES[error.code]
-        headers = {"retry-after": str(math.ceil(error.retry_after))} if error.HasField("retry_after") else {}
+        kind, status = _TYPES.get(error.code, _UNKNOWN)
+        headers = {"retry-after": write_retry_after(error.retry_after)} if error.HasField("retry_after") else {}
         if error.native_body and error.native_dialect == NAME:
             return ErrorBody(error.http_status or status or 500, error.native_body, headers)
         body = {"type": "error", "error": {"type": kind, "message": _message(error)}, "request_id": request_id}
@@ -90,7 +92,7 @@ class AnthropicErrors:
         if error.native_body and error.native_dialect == NAME:
             data = one_line(error.native_body.decode(errors="replace")).encode()
         else:
-            kind, _ = _TYPES[error.code]
+            kind, _ = _TYPES.get(error.code, _UNKNOWN)
             data = dump({"type": "error", "error": {"type": kind, "message": _message(error)}})
         return b"event: error\ndata: " + data + b"\n\n"
 
@@ -169,47 +171,21 @@ def _retryable(headers: Mapping[str, str]) -> bool | None:
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:
-    milliseconds = _number(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after", "")
-    seconds = _number(value)
-    if seconds is not None:
-        return seconds
-    now = _http_date(headers.get("date", ""))
-    if now is None:
-        return None
-    until = _http_date(value)
-    if until is not None:
-        return max(0.0, (until - now).total_seconds())
-    return _until_reset(headers, now) if status == 429 else None
+    said = read_retry_after(headers)
+    return _until_reset(headers) if said is None and status == 429 else said
 
 
-def _until_reset(headers: Mapping[str, str], now: datetime) -> float | None:
+def _until_reset(headers: Mapping[str, str]) -> float | None:
     """Seconds until the last exhausted limit of `anthropic-ratelimit-*` is filled up again."""
+    now = read_http_date(headers.get("date", ""))
     waits = []
     for name, value in headers.items():
-        if not (name.startswith("anthropic-ratelimit-") and name.endswith("-reset")):
+        if now is None or not (name.startswith("anthropic-ratelimit-") and name.endswith("-reset")):
             continue
         if headers.get(name.removesuffix("reset") + "remaining") != "0":
             continue
         try:
-            waits.append(max(0.0, (datetime.fromisoformat(value) - now).total_seconds()))
-        except (ValueError, TypeError):  # not a time, or one without a zone: no help
+            waits.append(seconds_between(now, datetime.fromisoformat(value)))
+        except ValueError:  # not a time: no help
             continue
-    return max(waits, default=None)
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        return parsedate_to_datetime(value)
-    except ValueError:
-        return None
-
-
-def _number(value: str) -> float | None:
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return max((wait for wait in waits if wait is not None), default=None)

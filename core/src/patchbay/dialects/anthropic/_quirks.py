@@ -37,6 +37,8 @@ class ModelFeatures:
     temperature_with_top_p: bool = True
     # Messages of role `system` after the first user turn.
     system_messages: bool = False
+    # `output_config.format`, and `strict` tools.
+    structured_outputs: bool = True
 
 
 def features_of(model: str) -> ModelFeatures:
@@ -59,6 +61,7 @@ def features_of(model: str) -> ModelFeatures:
         sampling=version < (4, 7),
         temperature_with_top_p=version < (4, 1),
         system_messages=version >= (4, 8) and not ("sonnet" in name and version == (5, 0)),
+        structured_outputs=version >= (4, 5) or ("opus" in name and version == (4, 1)),
     )
 
 

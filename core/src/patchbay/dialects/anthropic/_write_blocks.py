@@ -10,11 +10,12 @@ from typing import TypeAlias
 import msgspec
 
 from patchbay.canonical import Block, CacheMark, Document, Image, Source, Text, ToolResult, ToolUse
+from patchbay.dialects.anthropic._call_ids import CallIds
 from patchbay.dialects.anthropic._json import Object, add_missing, carried, load_fields
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._tool_input import free_input, tool_input
-from patchbay.dialects.anthropic._tool_names import ToolNames, allowed_id
-from patchbay.dialects.anthropic._warnings import Warnings
+from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.tool_names import ToolNames
 
 # How the base64 text of an image begins, by its type.
 _IMAGE_TYPES = {"/9j/": "image/jpeg", "iVBOR": "image/png", "R0lG": "image/gif", "UklGR": "image/webp"}
@@ -46,6 +47,7 @@ class BlockWriter:
     def __init__(self, warnings: Warnings, names: ToolNames) -> None:
         self._warnings = warnings
         self._names = names
+        self._ids = CallIds()
 
     def blocks(self, blocks: Iterable[Block]) -> list[Written]:
         """The blocks in order, without those that have no place in the API."""
@@ -58,7 +60,7 @@ class BlockWriter:
         if block.HasField("cache"):
             written["cache_control"] = cache_control(block.cache)
         if block.extensions:
-            add_missing(written, self._warnings.own_extension(block.extensions))
+            add_missing(written, load_fields(self._warnings.own_extension(block.extensions)))
         return written
 
     def _kind(self, block: Block) -> Written | None:
@@ -107,7 +109,8 @@ class BlockWriter:
         return written
 
     def _image(self, image: Image) -> Object:
-        if image.HasField("detail") and image.detail != "auto":
+        # A closer look than this is what happens anyway.
+        if image.detail == "low":
             self._warnings.dropped("detail")
         source = _source(image.source)
         if source["type"] == "base64":
@@ -137,11 +140,11 @@ class BlockWriter:
                 self._warnings.add(
                     "arguments", "the arguments of a tool call are not a JSON object; they are sent as text inside one"
                 )
-        name = self._names.allowed(use.name)
-        return {"type": "tool_use", "id": allowed_id(use.id), "name": name, "input": content}
+        name = self._names.fitted(use.name)
+        return {"type": "tool_use", "id": self._ids.of_call(use.id), "name": name, "input": content}
 
     def _tool_result(self, result: ToolResult) -> Object:
-        written: Object = {"type": "tool_result", "tool_use_id": allowed_id(result.tool_use_id)}
+        written: Object = {"type": "tool_result", "tool_use_id": self._ids.of_result(result.tool_use_id)}
         content = self.blocks(result.blocks)
         if content:
             written["content"] = content

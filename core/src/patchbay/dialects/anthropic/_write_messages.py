@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, ROLE_USER, Chat, Message
-from patchbay.dialects.anthropic._json import Fields, Object, add_missing
-from patchbay.dialects.anthropic._tool_names import ToolNames
-from patchbay.dialects.anthropic._warnings import Warnings
+from patchbay.dialects.anthropic._json import Fields, Object, add_missing, load_fields
 from patchbay.dialects.anthropic._write_blocks import BlockWriter, Written, type_of
+from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.tool_names import ToolNames
 from patchbay.errors import InvalidRequest
 
 _SYSTEM_ROLES = (ROLE_SYSTEM, ROLE_DEVELOPER)
@@ -71,7 +71,7 @@ class MessageWriter:
         content = self._blocks.blocks(message.blocks)
         if not content:
             return
-        extension = self._warnings.own_extension(message.extensions) if message.extensions else {}
+        extension = load_fields(self._warnings.own_extension(message.extensions)) if message.extensions else {}
         if message.role in _SYSTEM_ROLES:
             self._write_system(_Turn("system", content, extension), following)
             return

@@ -5,15 +5,17 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import Block, Chat, ResponseFormat, Sampling, Tool, ToolChoice
+from patchbay.dialects.anthropic._call_ids import FORBIDDEN
 from patchbay.dialects.anthropic._json import Object, add_missing, carried, dump, load_fields
-from patchbay.dialects.anthropic._quirks import NAME, AnthropicQuirks
-from patchbay.dialects.anthropic._tool_names import ToolNames
-from patchbay.dialects.anthropic._warnings import Warnings
+from patchbay.dialects.anthropic._output_schemas import enforceable
+from patchbay.dialects.anthropic._quirks import NAME, AnthropicQuirks, ModelFeatures
 from patchbay.dialects.anthropic._write_blocks import Written, cache_control
 from patchbay.dialects.anthropic._write_messages import MessageWriter
 from patchbay.dialects.anthropic._write_thinking import ThinkingWriter
 from patchbay.dialects.base import WrittenRequest
-from patchbay.dialects.native import set_top_level
+from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.tool_names import ToolNames
+from patchbay.dialects.tool_schemas import as_object_schema
 from patchbay.errors import InvalidRequest
 
 _CHOICES = {
@@ -22,6 +24,7 @@ _CHOICES = {
     ToolChoice.MODE_TOOL: "tool",
     ToolChoice.MODE_NONE: "none",
 }
+_LONGEST_NAME = 128
 # OpenAI's `default` asks for what Anthropic calls `standard_only`.
 _SERVICE_TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
 
@@ -32,10 +35,17 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     The messages come last, so that the bytes of one turn, up to the end of its last message, begin those of the next.
 
     Raises:
-        InvalidRequest: There are no messages, or the schema of a tool's input is no JSON object.
+        InvalidRequest: There are no messages, or JSON carried in the chat, such as a tool's schema, is no object.
     """
-    warnings = Warnings()
-    names = ToolNames()
+    try:
+        return _write(chat, model, quirks)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The request carries JSON that is not an object: {error}") from error
+
+
+def _write(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenRequest:
+    warnings = Warnings(NAME)
+    names = ToolNames(_LONGEST_NAME, FORBIDDEN)
     features = quirks.features(model)
     writer = MessageWriter(warnings, names, system_messages=features.system_messages)
     system = writer.system(chat)
@@ -51,10 +61,10 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     _write_stop(body, chat, warnings)
     if thinking:
         body["thinking"] = thinking
-    _write_output_config(body, chat, thinking_writer.effort(), warnings)
+    _write_output_config(body, chat, thinking_writer.effort(), features, warnings)
     _write_metadata(body, chat, warnings)
     _warn_of_sampling(chat.sampling, warnings)
-    rest = warnings.own_extension(chat.extensions)
+    rest = load_fields(warnings.own_extension(chat.extensions))
     if chat.reasoning.mode and not thinking:
         # What is left of a `thinking` that was dropped.
         rest.pop("thinking", None)
@@ -62,11 +72,11 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
     if quirks.automatic_caching and not _has_cache_mark(chat):
         body.setdefault("cache_control", {"type": "ephemeral"})
     # After the extensions, which hold what is left of these fields but never all of them.
-    _write_tools(body, chat, warnings, names)
+    _write_tools(body, chat, features, warnings, names)
     if system:
         body["system"] = system
     body["messages"] = messages
-    return WrittenRequest(dump(body), warnings.all(), names.replaced)
+    return WrittenRequest(dump(body), warnings.all(), names.changed)
 
 
 def _max_tokens(chat: Chat, quirks: AnthropicQuirks) -> int:
@@ -83,13 +93,19 @@ def _write_stop(body: Object, chat: Chat, warnings: Warnings) -> None:
         body["stop_sequences"] = stop
 
 
-def _write_output_config(body: Object, chat: Chat, effort: str | None, warnings: Warnings) -> None:
+def _write_output_config(
+    body: Object, chat: Chat, effort: str | None, features: ModelFeatures, warnings: Warnings
+) -> None:
     config: Object = {}
     if effort is not None:
         config["effort"] = effort
     wanted = chat.response_format
     if wanted.type == ResponseFormat.TYPE_JSON_SCHEMA and wanted.schema_json:
-        config["format"] = {"type": "json_schema", "schema": carried(wanted.schema_json)}
+        if features.structured_outputs:
+            schema = _enforceable(wanted.schema_json, "response_format", warnings)
+            config["format"] = {"type": "json_schema", "schema": carried(schema)}
+        else:
+            warnings.dropped("response_format", "is not supported by this model")
         if wanted.description:
             warnings.dropped("response_format.json_schema.description")
     elif wanted.type in (ResponseFormat.TYPE_JSON_OBJECT, ResponseFormat.TYPE_JSON_SCHEMA):
@@ -113,9 +129,10 @@ def _write_metadata(body: Object, chat: Chat, warnings: Warnings) -> None:
 
 def _warn_of_sampling(sampling: Sampling, warnings: Warnings) -> None:
     """Warns of what the API cannot be told, unless it asks for what happens anyway."""
-    for name in ("seed", "logit_bias_json"):
-        if sampling.HasField(name):
-            warnings.dropped(name.removesuffix("_json"))
+    if sampling.HasField("seed"):
+        warnings.dropped("seed")
+    if sampling.logit_bias_json not in ("", "{}"):
+        warnings.dropped("logit_bias")
     if sampling.presence_penalty:
         warnings.dropped("presence_penalty")
     if sampling.frequency_penalty:
@@ -128,9 +145,16 @@ def _warn_of_sampling(sampling: Sampling, warnings: Warnings) -> None:
         warnings.dropped("top_logprobs")
 
 
-def _write_tools(body: Object, chat: Chat, warnings: Warnings, names: ToolNames) -> None:
+def _enforceable(schema: str, parameter: str, warnings: Warnings) -> str:
+    fit, dropped = enforceable(schema)
+    if dropped:
+        warnings.add(parameter, f"this backend cannot enforce {', '.join(dropped)}; the schema is sent without")
+    return fit
+
+
+def _write_tools(body: Object, chat: Chat, features: ModelFeatures, warnings: Warnings, names: ToolNames) -> None:
     choice_rest = body.pop("tool_choice", None)
-    tools = [written for tool in chat.tools if (written := _tool(tool, warnings, names)) is not None]
+    tools = [written for tool in chat.tools if (written := _tool(tool, features, warnings, names)) is not None]
     choice = _tool_choice(chat, warnings, names)
     if not tools:
         if chat.tool_choice.mode in (ToolChoice.MODE_ANY, ToolChoice.MODE_TOOL):
@@ -143,34 +167,36 @@ def _write_tools(body: Object, chat: Chat, warnings: Warnings, names: ToolNames)
         body["tool_choice"] = choice
 
 
-def _tool(tool: Tool, warnings: Warnings, names: ToolNames) -> Written | None:
+def _tool(tool: Tool, features: ModelFeatures, warnings: Warnings, names: ToolNames) -> Written | None:
     if tool.WhichOneof("kind") == "opaque":
         if tool.opaque.dialect == NAME:
             return carried(tool.opaque.json)
         warnings.dropped("tools", f"of a type that only the {tool.opaque.dialect} API knows")
         return None
     function = tool.function
-    written: Object = {"name": names.allowed(function.name)}
+    written: Object = {"name": names.fitted(function.name)}
     if function.HasField("description"):
         written["description"] = function.description
-    written["input_schema"] = _input_schema(function.input_schema_json)
-    if function.HasField("strict"):
+    is_strict = function.strict and features.structured_outputs
+    written["input_schema"] = _input_schema(function.input_schema_json, warnings, is_strict=is_strict)
+    if function.HasField("strict") and features.structured_outputs:
         written["strict"] = function.strict
+    elif function.strict:
+        warnings.dropped("tools.function.strict", "is not supported by this model")
     if tool.HasField("cache"):
         written["cache_control"] = cache_control(tool.cache)
     if tool.extensions:
-        add_missing(written, warnings.own_extension(tool.extensions))
+        add_missing(written, load_fields(warnings.own_extension(tool.extensions)))
     return written
 
 
-def _input_schema(schema: str) -> msgspec.Raw:
-    """The schema with the `type` that the API requires and OpenAI does not."""
-    body = schema.encode() or b"{}"
+def _input_schema(schema: str, warnings: Warnings, *, is_strict: bool) -> msgspec.Raw:
     try:
-        has_type = "type" in load_fields(body)
+        if is_strict and schema:
+            schema = _enforceable(schema, "tools", warnings)
+        return msgspec.Raw(as_object_schema(schema, with_properties=False))
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest("tools: the schema of a tool's input must be a JSON object", "tools") from error
-    return msgspec.Raw(body if has_type else set_top_level(body, {"type": b'"object"'}))
 
 
 def _tool_choice(chat: Chat, warnings: Warnings, names: ToolNames) -> Object:
@@ -181,7 +207,7 @@ def _tool_choice(chat: Chat, warnings: Warnings, names: ToolNames) -> Object:
         warnings.dropped("tool_choice", f"of a type that only the {choice.opaque.dialect} API knows")
     written: Object = {"type": _CHOICES[choice.mode]} if choice.mode in _CHOICES else {}
     if choice.mode == ToolChoice.MODE_TOOL:
-        written["name"] = names.allowed(choice.name)
+        written["name"] = names.fitted(choice.name)
     if choice.mode == ToolChoice.MODE_NONE or not chat.HasField("parallel_tool_calls"):
         return written
     if not written and not chat.parallel_tool_calls:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from patchbay.canonical import Chat, Reasoning, ToolChoice
 from patchbay.dialects.anthropic._json import Object
 from patchbay.dialects.anthropic._quirks import ModelFeatures
-from patchbay.dialects.anthropic._warnings import Warnings
 from patchbay.dialects.anthropic._write_blocks import type_of
+from patchbay.dialects.request_warnings import Warnings
 
 # What an effort is worth in tokens to a model that takes a budget. At most three quarters of `max_tokens` are spent.
 _BUDGETS = {"minimal": 1_024, "low": 4_096, "medium": 10_000, "high": 24_000, "xhigh": 32_000, "max": 48_000}
@@ -25,7 +25,8 @@ class ThinkingWriter:
 
     What the client said in the API's own terms (`thinking`) is kept wherever the model takes it. An effort without
     them, as OpenAI clients say it, becomes `output_config.effort` with adaptive thinking, or for an older model a
-    budget.
+    budget. How much to think is honoured as nearly as the model can (`patchbay.dialects.hints`); only where it is
+    not to think at all is there a warning.
 
     Args:
         messages: The conversation as written: a budget is refused when the turn that goes on began without thinking.
@@ -49,9 +50,6 @@ class ThinkingWriter:
             self._warnings.dropped(self._parameter, "is not supported together with a forced tool choice")
             return {}
         if written["type"] == "enabled" and self._goes_on_without_thinking():
-            self._warnings.dropped(
-                self._parameter, "is not supported in a turn that began without signed thinking of this provider"
-            )
             return {}
         if self._reasoning.HasField("display"):
             written["display"] = self._reasoning.display
@@ -64,21 +62,15 @@ class ThinkingWriter:
         if not asked or (asked == "none" and self._features.disabled_thinking):
             return None
         if not allowed:
-            if self._reasoning.mode:
-                self._warnings.dropped("effort")
             return None
         if asked in allowed:
             return asked
         if asked in ("none", "minimal"):
-            lowest = allowed[0]
-            self._warnings.add(self._parameter, f"the effort {asked} is not supported by this model; {lowest} is used")
-            return lowest
+            return allowed[0]
         if asked not in _EFFORTS:
             self._warnings.dropped(self._parameter, f"{asked} is not supported by this backend")
             return None
-        nearest = max((name for name in allowed if _EFFORTS.index(name) < _EFFORTS.index(asked)), key=_EFFORTS.index)
-        self._warnings.add(self._parameter, f"the effort {asked} is not supported by this model; {nearest} is used")
-        return nearest
+        return max((name for name in allowed if _EFFORTS.index(name) < _EFFORTS.index(asked)), key=_EFFORTS.index)
 
     def sampling(self, thinking: Object) -> Object:
         """`temperature`, `top_p` and `top_k`, as far as they may be said beside `thinking`."""
@@ -138,10 +130,7 @@ class ThinkingWriter:
         return self._adaptive(max_tokens)
 
     def _disabled(self) -> Object:
-        if self._features.disabled_thinking:
-            return {"type": "disabled"}
-        self._warnings.add(self._parameter, "this model always thinks; thinking cannot be switched off")
-        return {}
+        return {"type": "disabled"} if self._features.disabled_thinking else {}
 
     def _adaptive(self, max_tokens: int) -> Object:
         if self._features.adaptive_thinking:
@@ -150,9 +139,6 @@ class ThinkingWriter:
 
     def _enabled(self, max_tokens: int) -> Object:
         if not self._features.budget_thinking and self._features.adaptive_thinking:
-            self._warnings.add(
-                "thinking.budget_tokens", "this model decides itself how much to think; no budget is set"
-            )
             return {"type": "adaptive"}
         if not self._reasoning.HasField("budget_tokens"):
             return self._adaptive(max_tokens)
@@ -172,12 +158,23 @@ class ThinkingWriter:
         return {"type": "enabled", "budget_tokens": budget}
 
     def _goes_on_without_thinking(self) -> bool:
-        """Whether the last assistant turn is to be continued and does not begin with thinking."""
+        """Whether the answer goes on with a turn of the assistant that did not begin with thinking.
+
+        The API refuses a budget then. A turn begins behind the last message of the user that holds no tool results.
+        """
+        begins: Object | None = None
+        # Whether the user's messages since then hold results; None: there are none. In a row they are one to the API.
+        has_result: bool | None = None
         for message in reversed(self._messages):
-            content = message["content"]
-            if message["role"] != "assistant" or not isinstance(content, list):
-                continue
-            kinds = [type_of(block) for block in content]
-            continued = message is self._messages[-1] or "tool_use" in kinds
-            return continued and kinds[0] not in ("thinking", "redacted_thinking")
-        return False
+            if message["role"] == "assistant":
+                if has_result is False:
+                    break
+                begins, has_result = message, None
+            elif message["role"] == "user":
+                has_result = bool(has_result) or "tool_result" in _types(message)
+        return begins is not None and _types(begins)[:1] not in (["thinking"], ["redacted_thinking"])
+
+
+def _types(message: Object) -> list[str]:
+    content = message["content"]
+    return [type_of(block) for block in content] if isinstance(content, list) else []

@@ -5,10 +5,8 @@ Format: https://platform.openai.com/docs/guides/error-codes
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -16,6 +14,7 @@ from patchbay import errors
 from patchbay.canonical import Error
 from patchbay.dialects.base import ErrorBody
 from patchbay.dialects.openai_chat._quirks import NAME
+from patchbay.dialects.retry_after import read_retry_after, read_seconds, write_retry_after
 from patchbay.errors import Code, code_of_status, make_error
 
 # Code -> the `type` and `code` of the body.
@@ -95,8 +94,10 @@ class OpenAIChatErrors:
         """The HTTP answer for an error."""
         headers = {"x-request-id": request_id} if request_id else {}
         if error.HasField("retry_after"):
-            headers["retry-after"] = str(max(0, math.ceil(error.retry_after)))
-        status = error.http_status or make_error(error.code or errors.INTERNAL, "").http_status
+            headers["retry-after"] = write_retry_after(error.retry_after)
+        # A newer worker may have a code that is not known here.
+        code = error.code if error.code in _WRITTEN else errors.INTERNAL
+        status = error.http_status or make_error(code, "").http_status
         return ErrorBody(status=status, body=error_object(error), headers=headers)
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Error:
@@ -212,27 +213,6 @@ def _message(
 
 
 def _retry_after(headers: Mapping[str, str], body: bytes) -> float | None:
-    milliseconds = _seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    seconds = _seconds(value)
-    if seconds is not None:
-        return seconds
-    if value and headers.get("date"):
-        # A date counts from the upstream's own clock.
-        try:
-            wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])
-        except (ValueError, TypeError):
-            return None
-        return max(0.0, wait.total_seconds())
-    delay = _RETRY_DELAY.search(body)
-    return _seconds(delay[1].decode()) if delay else None
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+    said = read_retry_after(headers)
+    delay = _RETRY_DELAY.search(body) if said is None else None
+    return read_seconds(delay[1].decode()) if delay else said

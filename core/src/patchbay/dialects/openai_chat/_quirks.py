@@ -17,10 +17,10 @@ class OpenAIChatQuirks:
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     # How reasoning is asked for: OpenAI's `reasoning_effort`, OpenRouter's `reasoning` object, or not at all.
     reasoning_field: Literal["reasoning_effort", "reasoning"] | None = "reasoning_effort"
-    # The efforts the server knows, weakest first; another one becomes the nearest of these, with a warning.
+    # The efforts the server knows, weakest first; another one becomes the nearest of these.
     efforts: tuple[str, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-    # The effort that stands for "do not think" when the client said only that; None: nothing is sent, with a warning,
-    # since models that cannot think refuse the parameter.
+    # The effort that stands for "do not think" when the client said only that; None: nothing is sent, since models that
+    # cannot think refuse the parameter.
     disabled_effort: str | None = None
     # The field in which the server wants a model's earlier thinking back. None: it takes none, and thinking is left
     # out without a warning: no server of this kind can use another provider's, and clients always send it.
@@ -37,6 +37,8 @@ class OpenAIChatQuirks:
     # Whether the server takes Anthropic's `cache_control` marks.
     cache_control: bool = False
     top_k: bool = False
+    # How many stop sequences the server takes; None: any number.
+    max_stop: int | None = 4
     # Ask for a usage report in every stream, whatever the client asked, so that its cost is known.
     stream_usage: bool = True
     # Tool names longer than this are shortened; the answer's names are turned back.

@@ -14,9 +14,9 @@ from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Bloc
 from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, extra_content_of, text_detail
-from patchbay.dialects.openai_chat._tool_names import ToolNames, shortened
-from patchbay.dialects.openai_chat._warnings import Warnings
 from patchbay.dialects.openai_chat._write_parts import PartWriter, cache_mark
+from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.tool_names import ToolNames, fitted
 
 _PARAGRAPH = "\n\n"
 
@@ -69,7 +69,7 @@ class MessageWriter:
             fields["name"] = dump(message.name)
         fields["content"] = b"null" if content is None else content
         fields |= more or {}
-        add_missing(fields, self._warnings.own_extension(message.extensions, "messages."))
+        add_missing(fields, load_object(self._warnings.own_extension(message.extensions, "messages.")))
         return [dump_object(fields)]
 
     def _content(self, parts: Sequence[Object]) -> bytes | None:
@@ -116,8 +116,8 @@ class MessageWriter:
             "content": content,
         }
         if block.HasField("cache"):
-            fields |= cache_mark(block.cache, self._quirks, self._warnings)
-        add_missing(fields, self._warnings.own_extension(block.extensions, "messages."))
+            fields |= cache_mark(block.cache, self._quirks)
+        add_missing(fields, load_object(self._warnings.own_extension(block.extensions, "messages.")))
         return dump_object(fields), attachments
 
     def _assistant(self, message: Message) -> list[bytes]:
@@ -162,23 +162,21 @@ class MessageWriter:
     def _tool_call(self, block: Block, extra_content: bytes | None) -> bytes:
         use = block.tool_use
         fields: Object = {"id": dump(self._call_id(use.id))}
-        name = dump(self._names.short(use.name))
+        name = dump(self._names.fitted(use.name))
         if use.HasField("text_input"):
             fields["type"] = b'"custom"'
             fields["custom"] = dump_object({"name": name, "input": dump(use.text_input)})
         else:
             fields["type"] = b'"function"'
             fields["function"] = dump_object({"name": name, "arguments": dump(use.input_json)})
-        if block.HasField("cache"):
-            self._warnings.dropped("cache_control on a tool call")
-        own = self._warnings.own_extension(block.extensions, "messages.tool_calls.")
+        own = load_object(self._warnings.own_extension(block.extensions, "messages.tool_calls."))
         if self._quirks.tool_extra_content and extra_content is not None:
             own.setdefault("extra_content", extra_content)
         add_missing(fields, own)
         return dump_object(fields)
 
     def _call_id(self, call_id: str) -> str:
-        return shortened(call_id, self._quirks.max_tool_call_id)
+        return fitted(call_id, self._quirks.max_tool_call_id)
 
     def _thinking(self, thought: Iterable[Block]) -> Object:
         field = self._quirks.echo_reasoning
@@ -198,7 +196,7 @@ class MessageWriter:
                 return dump_object({**load_object(block.opaque.json), "index": dump(index)})
             case _:
                 signature = block.thinking.signature if block.thinking.HasField("signature") else None
-                rest = self._warnings.own_extension(block.extensions, "messages.reasoning_details.")
+                rest = load_object(self._warnings.own_extension(block.extensions, "messages.reasoning_details."))
                 return text_detail(block.thinking.text, signature, index, rest)
 
 

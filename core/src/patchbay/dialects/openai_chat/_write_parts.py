@@ -8,18 +8,18 @@ from typing import Literal
 import msgspec
 
 from patchbay.canonical import Block, CacheMark, Document, Image, Source
+from patchbay.dialects.hints import is_attribution
 from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
-from patchbay.dialects.openai_chat._warnings import Warnings
+from patchbay.dialects.request_warnings import Warnings
 
 # Whose message the parts are for. A tool's parts that are no text are moved by the caller.
 Speaker = Literal["system", "user", "assistant", "tool"]
 
 
-def cache_mark(mark: CacheMark, quirks: OpenAIChatQuirks, warnings: Warnings) -> Object:
-    """The mark as a field to add, for the servers that take it; else a warning."""
+def cache_mark(mark: CacheMark, quirks: OpenAIChatQuirks) -> Object:
+    """The mark as a field to add, for the servers that take it."""
     if not quirks.cache_control:
-        warnings.dropped("cache_control")
         return {}
     fields: Object = load_object(mark.extra_json) if mark.extra_json else {}
     written: Object = {"type": fields.pop("type", b'"ephemeral"')}
@@ -56,8 +56,8 @@ class PartWriter:
 
     def _finish(self, block: Block, part: Object) -> None:
         if block.HasField("cache"):
-            part |= cache_mark(block.cache, self._quirks, self._warnings)
-        add_missing(part, self._warnings.own_extension(block.extensions, "messages.content."))
+            part |= cache_mark(block.cache, self._quirks)
+        add_missing(part, load_object(self._warnings.own_extension(block.extensions, "messages.content.")))
 
     def _part(self, block: Block, speaker: Speaker) -> list[Object]:
         kind = block.WhichOneof("kind")
@@ -66,9 +66,7 @@ class PartWriter:
             return []
         match kind:
             case "text":
-                if block.text.citations:
-                    self._warnings.dropped("messages.content.citations")
-                return [_text(block.text.text)]
+                return [] if speaker == "system" and is_attribution(block.text.text) else [_text(block.text.text)]
             case "image":
                 return self._image(block.image)
             case "document":

@@ -6,12 +6,13 @@ import msgspec
 
 from patchbay.canonical import Chat, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.base import WrittenRequest
-from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object
+from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
-from patchbay.dialects.openai_chat._tool_names import ToolNames, shortened
-from patchbay.dialects.openai_chat._warnings import Warnings
 from patchbay.dialects.openai_chat._write_messages import MessageWriter
 from patchbay.dialects.openai_chat._write_parts import cache_mark
+from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.tool_names import ToolNames, fitted
+from patchbay.dialects.tool_schemas import as_object_schema, is_closed
 from patchbay.errors import InvalidRequest
 
 # Every effort there is, weakest first.
@@ -20,6 +21,9 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # Thinking budgets in tokens, up to and including -> the effort that comes closest.
 _EFFORT_OF_BUDGET = ((4_096, "low"), (16_384, "medium"))
 _EFFORT_OF_LARGER_BUDGET = "high"
+
+# Anthropic's `standard_only` is what OpenAI calls `default`.
+_SERVICE_TIERS = {"standard_only": "default"}
 
 _CHOICES = {ToolChoice.MODE_AUTO: "auto", ToolChoice.MODE_NONE: "none", ToolChoice.MODE_ANY: "required"}
 
@@ -30,13 +34,13 @@ def write_request(chat: Chat, model: str, quirks: OpenAIChatQuirks) -> WrittenRe
     Raises:
         InvalidRequest: When a JSON text carried in the chat is not one.
     """
-    warnings = Warnings()
+    warnings = Warnings(NAME)
     names = ToolNames(quirks.max_tool_name)
     try:
         body = _write(chat, model, quirks, names, warnings)
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The request carries a malformed JSON object: {error}") from error
-    return WrittenRequest(dump_object(body), warnings.all(), names.shortened)
+    return WrittenRequest(dump_object(body), warnings.all(), names.changed)
 
 
 def _write(chat: Chat, model: str, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warnings) -> Object:
@@ -49,16 +53,16 @@ def _write(chat: Chat, model: str, quirks: OpenAIChatQuirks, names: ToolNames, w
     if chat.response_format.type:
         body["response_format"] = _response_format(chat.response_format)
     if chat.HasField("user"):
-        body["user"] = dump(shortened(chat.user, quirks.max_user))
+        body["user"] = dump(fitted(chat.user, quirks.max_user))
     if chat.metadata:
         body["metadata"] = dump(dict(sorted(chat.metadata.items())))
     if chat.HasField("service_tier"):
-        body["service_tier"] = dump(chat.service_tier)
+        body["service_tier"] = dump(_SERVICE_TIERS.get(chat.service_tier, chat.service_tier))
     if chat.stream:
         body["stream"] = b"true"
         if chat.include_usage or quirks.stream_usage:
             body["stream_options"] = b'{"include_usage":true}'
-    own = warnings.own_extension(chat.extensions)
+    own = load_object(warnings.own_extension(chat.extensions))
     if quirks.reasoning_field != "reasoning" and own.pop("reasoning", None) is not None:
         warnings.dropped("reasoning")
     add_missing(body, own)
@@ -82,7 +86,9 @@ def _sampling(sampling: Sampling, quirks: OpenAIChatQuirks, warnings: Warnings) 
         else:
             warnings.dropped("top_k")
     if sampling.stop:
-        body["stop"] = dump(list(sampling.stop))
+        body["stop"] = dump(list(sampling.stop[: quirks.max_stop]))
+        if quirks.max_stop is not None and len(sampling.stop) > quirks.max_stop:
+            warnings.add("stop", f"only {quirks.max_stop} stop sequences are supported; the others were left out")
     if sampling.HasField("seed"):
         body["seed"] = dump(sampling.seed)
     if sampling.HasField("presence_penalty"):
@@ -103,15 +109,16 @@ def _sampling(sampling: Sampling, quirks: OpenAIChatQuirks, warnings: Warnings) 
 def _tools(chat: Chat, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warnings) -> Object:
     body: Object = {}
     written = [text for tool in chat.tools if (text := _tool(tool, quirks, names, warnings)) is not None]
-    if written:
-        body["tools"] = dump_array(written)
-    elif chat.tools:
-        # A choice among tools, none of which is left, would be refused.
-        return body
     choice = chat.tool_choice
+    if not written:
+        # What is said about tools is refused where there are none.
+        if choice.mode in (ToolChoice.MODE_ANY, ToolChoice.MODE_TOOL):
+            warnings.dropped("tool_choice", "is not supported without tools")
+        return body
+    body["tools"] = dump_array(written)
     if choice.mode == ToolChoice.MODE_TOOL:
-        if not chat.tools or any(tool.function.name == choice.name for tool in chat.tools):
-            body["tool_choice"] = dump({"type": "function", "function": {"name": names.short(choice.name)}})
+        if any(tool.function.name == choice.name for tool in chat.tools):
+            body["tool_choice"] = dump({"type": "function", "function": {"name": names.fitted(choice.name)}})
         else:
             warnings.dropped("tool_choice")
     elif choice.mode in _CHOICES:
@@ -135,17 +142,20 @@ def _tool(tool: Tool, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warn
         # A tool that its provider runs is never offered as one that the client would have to run.
         warnings.add("tools", f"the tool {label} exists at another provider only and was left out")
         return None
-    function: Object = {"name": dump(names.short(tool.function.name))}
+    function: Object = {"name": dump(names.fitted(tool.function.name))}
     if tool.function.HasField("description"):
         function["description"] = dump(tool.function.description)
+    schema = tool.function.input_schema_json
     if tool.function.HasField("input_schema_json"):
-        function["parameters"] = tool.function.input_schema_json.encode()
-    if tool.function.HasField("strict"):
+        function["parameters"] = as_object_schema(schema, with_properties=True)
+    if tool.function.strict and schema and not is_closed(schema):
+        warnings.dropped("tools.strict", "needs a schema here that requires every property and allows no others")
+    elif tool.function.HasField("strict"):
         function["strict"] = dump(tool.function.strict)
     fields: Object = {"type": b'"function"', "function": dump_object(function)}
     if tool.HasField("cache"):
-        fields |= cache_mark(tool.cache, quirks, warnings)
-    add_missing(fields, warnings.own_extension(tool.extensions, "tools."))
+        fields |= cache_mark(tool.cache, quirks)
+    add_missing(fields, load_object(warnings.own_extension(tool.extensions, "tools.")))
     return dump_object(fields)
 
 
@@ -167,20 +177,20 @@ def _response_format(wanted: ResponseFormat) -> bytes:
 
 def _reasoning(reasoning: Reasoning, quirks: OpenAIChatQuirks, warnings: Warnings) -> Object:
     if quirks.reasoning_field is None:
-        if reasoning.mode != Reasoning.MODE_DISABLED:
+        if reasoning.effort and reasoning.mode != Reasoning.MODE_DISABLED:
             warnings.dropped("reasoning")
         return {}
     if quirks.reasoning_field == "reasoning":
-        options = _reasoning_object(reasoning, quirks, warnings)
+        options = _reasoning_object(reasoning, quirks)
         return {"reasoning": dump_object(options)} if options else {}
-    effort = _effort(reasoning, quirks, warnings)
+    effort = _effort(reasoning, quirks)
     return {} if effort is None else {"reasoning_effort": dump(effort)}
 
 
-def _reasoning_object(reasoning: Reasoning, quirks: OpenAIChatQuirks, warnings: Warnings) -> Object:
+def _reasoning_object(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> Object:
     options: Object = {}
     if reasoning.HasField("effort"):
-        options["effort"] = dump(_nearest_effort(reasoning.effort, quirks, warnings))
+        options["effort"] = dump(_nearest_effort(reasoning.effort, quirks))
     elif reasoning.HasField("budget_tokens"):
         options["max_tokens"] = dump(reasoning.budget_tokens)
     if reasoning.mode == Reasoning.MODE_DISABLED and reasoning.effort != "none":
@@ -192,18 +202,13 @@ def _reasoning_object(reasoning: Reasoning, quirks: OpenAIChatQuirks, warnings: 
     return options
 
 
-def _effort(reasoning: Reasoning, quirks: OpenAIChatQuirks, warnings: Warnings) -> str | None:
+def _effort(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> str | None:
     if reasoning.HasField("effort"):
-        return _nearest_effort(reasoning.effort, quirks, warnings)
+        return _nearest_effort(reasoning.effort, quirks)
     if reasoning.mode == Reasoning.MODE_DISABLED:
-        if quirks.disabled_effort is None:
-            warnings.add("reasoning", "reasoning cannot be switched off for this backend")
         return quirks.disabled_effort
     if reasoning.HasField("budget_tokens"):
-        wanted = _effort_of_budget(reasoning.budget_tokens)
-        effort = _nearest_effort(wanted, quirks, warnings)
-        warnings.add("reasoning", f"a budget of {reasoning.budget_tokens} tokens was sent as the effort {effort}")
-        return effort
+        return _nearest_effort(_effort_of_budget(reasoning.budget_tokens), quirks)
     # How much to think is the model's own choice where nobody says more than that it should.
     return None
 
@@ -215,12 +220,10 @@ def _effort_of_budget(tokens: int) -> str:
     return _EFFORT_OF_LARGER_BUDGET
 
 
-def _nearest_effort(effort: str, quirks: OpenAIChatQuirks, warnings: Warnings) -> str:
+def _nearest_effort(effort: str, quirks: OpenAIChatQuirks) -> str:
     if effort in quirks.efforts or effort not in _EFFORTS or not quirks.efforts:
         return effort
     rank = _EFFORTS.index(effort)
     # Reasoning that was asked for is not switched off.
     known = [name for name in quirks.efforts if name in _EFFORTS and name != "none"] or list(quirks.efforts)
-    nearest = min(known, key=lambda name: abs(_EFFORTS.index(name) - rank) if name in _EFFORTS else len(_EFFORTS))
-    warnings.add("reasoning_effort", f"the effort {effort} is not known to this backend and was sent as {nearest}")
-    return nearest
+    return min(known, key=lambda name: abs(_EFFORTS.index(name) - rank) if name in _EFFORTS else len(_EFFORTS))
