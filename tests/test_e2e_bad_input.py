@@ -92,7 +92,6 @@ _NOT_JSON = {
     "utf-16": '{"model":"standin"}'.encode("utf-16"),
     "byte order mark": b'\xef\xbb\xbf{"model":"standin"}',
     "broken utf-8": b'{"model":"stand\xffin"}',
-    "half a surrogate pair": b'{"model":"stand\\ud800in"}',
     "very deep": b'{"model":"standin","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     "very deep and cut off": b'{"model":"standin","x":' + b'{"a":' * 200_000,
 }

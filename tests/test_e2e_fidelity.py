@@ -108,6 +108,14 @@ def test_an_overridden_model_changes_nothing_else(client: httpx.Client, tap: Wir
     assert answer.content == exchange.answer.body
 
 
+@pytest.mark.parametrize("path", [MESSAGES, COMPLETIONS])
+def test_a_cut_emoji_is_mended_and_nothing_else(client: httpx.Client, tap: WireTap, path: str) -> None:
+    text = rb"cut \ud83d, whole \ud83d\ude00"
+    body = b'{"model":"standin",  "max_tokens":100,"messages":[{"role":"user","content":"' + text + b'"}]}'
+    assert client.post(path, content=body).status_code == 200
+    assert tap.only().request.body == body.replace(rb"cut \ud83d,", rb"cut \ufffd,")
+
+
 def test_a_large_body_arrives_byte_for_byte(client: httpx.Client, tap: WireTap) -> None:
     turns = ",".join(
         f'{{"role": "{role}", "content": "{index} {"text " * 2000}"}}'

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import structlog
 
 from patchbay.dialects.native import read_head
-from patchbay.errors import INTERNAL, OVERLOADED, RATE_LIMITED, UNAVAILABLE, PatchbayError, make_error
+from patchbay.dialects.surrogates import mend_text
+from patchbay.errors import INTERNAL, OVERLOADED, RATE_LIMITED, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
@@ -130,7 +131,11 @@ class Gateway:
 
     async def _read(self, endpoint: Endpoint, exchange: Exchange, identity: Identity) -> Job:
         body = await exchange.read_body(self._settings.limits.max_request_bytes)
-        head = read_head(body)
+        try:
+            head = read_head(body)
+        except InvalidRequest:
+            body = _mended(body)
+            head = read_head(body)
         targets = self._router.targets(endpoint.prefix, head.model)
         return Job(exchange, endpoint, identity, body, head, targets)
 
@@ -172,6 +177,15 @@ class Gateway:
             seconds=round(seconds, 4),
             **exchange.notes,
         )
+
+
+def _mended(body: bytes) -> bytes:
+    """The body without the halves of cut emoji that JavaScript clients leave behind; no JSON decoder takes those."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return body
+    return mend_text(body)
 
 
 async def answer_error(exchange: Exchange, dialect: AnyDialect, failure: PatchbayError) -> None:
