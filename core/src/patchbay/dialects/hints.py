@@ -16,6 +16,10 @@ Claude Code sends most of these with every request, so that a backend with `stri
 
 from __future__ import annotations
 
+import msgspec
+
+_fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 _FIELDS: dict[str, frozenset[str]] = {
     "anthropic": frozenset(
         {
@@ -37,8 +41,10 @@ _FIELDS: dict[str, frozenset[str]] = {
             "safety_identifier",
             # All but `include_usage`, which is read.
             "stream_options",
-            # Citations, in messages of earlier answers.
+            # Of earlier answers: citations, and what the official SDK adds to them.
             "annotations",
+            "parsed",
+            "parsed_arguments",
             # OpenRouter: whether to report the cost.
             "usage",
         }
@@ -57,13 +63,24 @@ _ATTRIBUTION = "x-anthropic-billing-header:"
 
 
 def is_hint(dialect: str, name: str, value: bytes) -> bool:
-    """Whether a field of a dialect, with its value as JSON text, may be left out without a word."""
-    if value == b"null" or name in _FIELDS.get(dialect, ()):
+    """Whether a field of a dialect, with its value as JSON text, may be left out without a word.
+
+    So may an object that holds nothing else, such as what is left of one that was read.
+    """
+    if _is_hint(dialect, name, value):
         return True
-    default = _DEFAULTS.get((dialect, name))
-    return default is not None and value.replace(b" ", b"") == default
+    if not value.startswith(b"{"):
+        return False
+    return all(_is_hint(dialect, inner, bytes(raw)) for inner, raw in _fields_of(value).items())
 
 
 def is_attribution(text: str) -> bool:
     """Whether a text of the system prompt is Claude Code's line of attribution."""
     return text.startswith(_ATTRIBUTION)
+
+
+def _is_hint(dialect: str, name: str, value: bytes) -> bool:
+    if value == b"null" or name in _FIELDS.get(dialect, ()):
+        return True
+    default = _DEFAULTS.get((dialect, name))
+    return default is not None and value.replace(b" ", b"") == default

@@ -38,7 +38,7 @@ def write_request(chat: Chat, model: str, quirks: OpenAIChatQuirks) -> WrittenRe
     names = ToolNames(quirks.max_tool_name)
     try:
         body = _write(chat, model, quirks, names, warnings)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f"The request carries a malformed JSON object: {error}") from error
     return WrittenRequest(dump_object(body), warnings.all(), names.changed)
 
