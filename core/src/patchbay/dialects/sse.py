@@ -85,6 +85,10 @@ def _end_of_last_frame(buffer: bytes) -> int:
 
 def cut_frames(frames: bytes) -> list[bytes]:
     """A run of whole frames, one by one, each with the empty line that ends it: joined they are `frames` again."""
+    if b"\r" not in frames:
+        *whole, rest = frames.split(b"\n\n")
+        cut = [frame + b"\n\n" for frame in whole]
+        return [*cut, rest] if rest else cut
     cut = []
     start = 0
     for match in _FRAME_END.finditer(frames):
