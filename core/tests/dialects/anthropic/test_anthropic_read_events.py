@@ -390,6 +390,13 @@ def test_native_error_is_not_passed_on() -> None:
             assert events[-1].error.message == "Slow down"
 
 
+def test_an_error_after_the_end_of_a_native_stream_passes_untouched() -> None:
+    stream = START + END + STOP + frame(type="error", error={"type": "api_error", "message": "Oh"})
+    events = read(stream, native=True)
+    assert b"".join(event.native.data for event in events) == stream
+    assert [event.WhichOneof("event") for event in events if not event.HasField("native")][-1] == "finished"
+
+
 def test_native_text_that_looks_like_an_event() -> None:
     text = 'event: error\n"type":"error" {"error" event: message_stop "type":"message_stop"'
     delta = frame(type="content_block_delta", index=0, delta={"type": "text_delta", "text": text})

@@ -107,7 +107,8 @@ class NativeStreamReader:
         """Reads the notable frames; gives those before an error, which is the end."""
         passed = 0
         for frame in cut_frames(frames):
-            if _NOTABLE.search(frame) and not self._read(frame):
+            # What follows the end says nothing more that counts.
+            if not self._finished and _NOTABLE.search(frame) and not self._read(frame):
                 self._ended = True
                 return frames[:passed]
             passed += len(frame)
