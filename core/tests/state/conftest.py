@@ -1,9 +1,8 @@
-"""A server of its own for each test, clients of it, and waiting for what happens."""
+"""A server of its own for each test, and clients of it."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -11,6 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from patchbay.state.connection import connect
+from patchbay.testing.eventually import wait_until
 from patchbay.testing.valkey import ValkeyProcess
 
 Connect = Callable[[str], "Redis | RedisCluster"]
@@ -27,10 +27,7 @@ def cluster() -> Iterator[ValkeyProcess]:
     """A cluster of one node, which owns every slot."""
     with ValkeyProcess(options={"cluster-enabled": "yes"}) as process:
         assert process.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
-        give_up_at = time.monotonic() + 5
-        while process.command("SET", "pb:x", "1") != b"+OK":
-            assert time.monotonic() < give_up_at
-            time.sleep(0.01)
+        wait_until(lambda: process.command("SET", "pb:x", "1") == b"+OK", what="a cluster that takes writes")
         yield process
 
 
@@ -53,24 +50,6 @@ def redis(valkey: ValkeyProcess, connected: Connect) -> Redis:
     client = connected(valkey.url)
     assert isinstance(client, Redis)
     return client
-
-
-@pytest.fixture
-def until() -> Callable[..., Awaitable[None]]:
-    """Waits until a condition holds, `within` seconds."""
-
-    async def wait(condition: Callable[[], bool | Awaitable[bool]], within: float = 5.0) -> None:
-        give_up_at = time.monotonic() + within
-        while True:
-            holds = condition()
-            if not isinstance(holds, bool):
-                holds = await holds
-            if holds:
-                return
-            assert time.monotonic() < give_up_at, f"not so within {within} s"
-            await asyncio.sleep(0.005)
-
-    return wait
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from patchbay.errors import OVERLOADED, RATE_LIMITED, PatchbayError
 from patchbay.state import keys, scripts
 from patchbay.state.admission import Admission, Lease, Limits
+from patchbay.testing.eventually import eventually, stays
 from patchbay_proto.v1.events_pb2 import Error
 
 
@@ -162,31 +163,32 @@ async def test_a_resent_admission_is_charged_once(redis):
     assert (await scripts.run(redis, scripts.ADMIT, names, ("other", *args[1:])))[0] == 1
 
 
-async def test_leases_are_renewed_while_held_and_expire_when_the_replica_is_gone(redis, until, background):
+async def test_leases_are_renewed_while_held_and_expire_when_the_replica_is_gone(redis, background):
     limits = Limits(concurrent_requests=2)
     dying, living = (make(redis, name, limits=limits, lease_seconds=0.3) for name in ("edge-1", "edge-2"))
     renewing = background(dying.run())
     background(living.run())
     await take(dying, 1, key_id="k")
     lease = (await take(living, 1, key_id="k"))[0]
-    started = time.monotonic()
-    while time.monotonic() - started < 1.0:
-        assert (await living.gauges())["connections"] == 2
+
+    async def both_are_held() -> bool:
         await denial(living, key_id="k")
-        await asyncio.sleep(0.02)
+        return (await living.gauges())["connections"] == 2
+
+    await stays(both_are_held, seconds=1.0)
     renewing.cancel()
     stopped = time.monotonic()
 
     async def is_free() -> bool:
         return (await living.gauges())["connections"] == 1
 
-    await until(is_free)
+    await eventually(is_free)
     assert time.monotonic() - stopped < 0.3 + 0.2
     await take(living, 1, key_id="k")
     await lease.release()
 
 
-async def test_an_expired_lease_that_still_runs_is_counted_again(redis, until, background):
+async def test_an_expired_lease_that_still_runs_is_counted_again(redis, background):
     admission = make(redis, limits=Limits(concurrent_requests=1), lease_seconds=0.3)
     lease = await admission.admit(request_id="1", key_id="k")
     await redis.delete(keys.CONNECTIONS, keys.concurrency("k"))
@@ -195,7 +197,7 @@ async def test_an_expired_lease_that_still_runs_is_counted_again(redis, until, b
     async def is_counted() -> bool:
         return await admission.gauges() == {"connections": 1, "concurrency:k": 1}
 
-    await until(is_counted, within=1)
+    await eventually(is_counted, seconds=1)
     await denial(admission, key_id="k")
     await lease.release()
     assert await admission.gauges() == {"connections": 0}
@@ -253,7 +255,7 @@ async def test_a_clock_that_steps_back_drains_nothing_and_forgets_nothing(redis)
     assert int((await redis.get(keys.rate("k"))).split(b":")[0]) < last + hour, "draining goes on from the new time"
 
 
-async def test_leases_of_a_clock_that_stepped_back_end(redis, until):
+async def test_leases_of_a_clock_that_stepped_back_end(redis):
     """A replica dies, the clock steps back an hour: its places come back after a lease, not after an hour."""
     admission = make(redis, limits=Limits(max_connections=1), lease_seconds=0.2)
     await admission.admit(request_id="1", key_id="k")
@@ -269,7 +271,7 @@ async def test_leases_of_a_clock_that_stepped_back_end(redis, until):
             return False
         return True
 
-    await until(is_admitted, within=1)
+    assert await eventually(is_admitted, seconds=1)
 
 
 async def test_works_on_a_cluster(cluster, connected):

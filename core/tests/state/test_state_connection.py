@@ -13,6 +13,7 @@ from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from patchbay.state.connection import RedisUnavailable, connect, deadline
+from patchbay.testing.eventually import eventually, hold
 from patchbay.testing.valkey import ValkeyProcess
 
 
@@ -33,7 +34,7 @@ async def test_unix_socket(tmp_path, connected):
         assert await connected(f"unix://{path}?db=0").ping()
 
 
-async def test_sentinel_finds_the_primary_and_the_next(valkey, connected, until):
+async def test_sentinel_finds_the_primary_and_the_next(valkey, connected):
     monitor = (
         f"sentinel monitor patchbay 127.0.0.1 {valkey.port} 1",
         "sentinel down-after-milliseconds patchbay 1000",
@@ -44,7 +45,7 @@ async def test_sentinel_finds_the_primary_and_the_next(valkey, connected, until)
             return (await direct.info("replication"))["master_link_status"] == "up"
 
         direct = connected(replica.url)
-        await until(is_replicated)
+        await eventually(is_replicated)
         with ValkeyProcess(sentinel=monitor) as sentinel:
             dead = ValkeyProcess()
             client = connected(f"redis+sentinel://127.0.0.1:{dead.port},127.0.0.1:{sentinel.port}/patchbay/2")
@@ -59,8 +60,8 @@ async def test_sentinel_finds_the_primary_and_the_next(valkey, connected, until)
                     await client.set("pb:y", "2")
                 return await connected(replica.url.replace("/0", "/2")).get("pb:y") == b"2"
 
-            await until(fails_over, within=20)
-            await until(writes_to_replica, within=20)
+            await eventually(fails_over, seconds=20)
+            await eventually(writes_to_replica, seconds=20)
 
 
 async def test_cluster(cluster, connected):
@@ -148,7 +149,7 @@ async def test_cancelled_commands_never_cross(either):
         for _ in range(chance.randrange(1, 3)):
             for _ in range(chance.randrange(8)):
                 await asyncio.sleep(0)
-            await asyncio.sleep(chance.choice([0, 0, 0.0002, 0.001]))
+            await hold(chance.choice([0, 0, 0.0002, 0.001]))
             task.cancel()
         with suppress(asyncio.CancelledError):
             assert await task == str(n).encode()

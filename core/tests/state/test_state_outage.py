@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Self
 
 import pytest
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 
 from patchbay.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, PatchbayError
 from patchbay.state.admission import Admission, Limits
+from patchbay.testing.eventually import eventually, hold, stays
 
 TIMEOUT = 0.5
 
@@ -47,7 +49,7 @@ async def test_requests_that_wait_behind_one_that_hangs_do_not_wait_anew(valkey,
     await outcome(admission)
     valkey.pause()
     first = asyncio.ensure_future(outcome(admission))
-    await asyncio.sleep(TIMEOUT / 2)
+    await hold(TIMEOUT / 2)
     started = time.monotonic()
     assert await outcome(admission) == 0
     assert time.monotonic() - started < TIMEOUT
@@ -55,7 +57,7 @@ async def test_requests_that_wait_behind_one_that_hangs_do_not_wait_anew(valkey,
 
 
 @pytest.mark.parametrize("how", ["pause", "kill"])
-async def test_recovers_without_restart(valkey, redis, background, until, how):
+async def test_recovers_without_restart(valkey, redis, background, how):
     admission = make(redis, limits=Limits(max_connections=8))
     background(admission.run())
     before = [await admission.admit(request_id=str(n), key_id="k") for n in range(3)]
@@ -64,10 +66,9 @@ async def test_recovers_without_restart(valkey, redis, background, until, how):
         during = [await admission.admit(request_id=str(n), key_id="k") for n in range(3)]
         await before.pop().release()
         assert [await outcome(admission, f"k{n}") for n in range(5)] == [0, 0, 0, OVERLOADED, OVERLOADED]
-        await asyncio.sleep(1.5)  # a probe fails meanwhile
-        assert admission.degraded
+        await stays(lambda: admission.degraded, seconds=1.5)  # a probe fails meanwhile
         valkey.resume() if how == "pause" else valkey.start()
-        await until(lambda: not admission.degraded)
+        await eventually(lambda: not admission.degraded)
     states = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
     assert [event for event in states if event.startswith("redis")] == ["redis is away", "redis is back"]
 
@@ -75,14 +76,14 @@ async def test_recovers_without_restart(valkey, redis, background, until, how):
         return await admission.gauges() == expected
 
     everyone = {"connections": 8, "concurrency:k": 5, "concurrency:k0": 1, "concurrency:k1": 1, "concurrency:k2": 1}
-    await until(lambda: counts(everyone), within=1)
+    await eventually(lambda: counts(everyone), seconds=1)
     assert await outcome(admission) == OVERLOADED
     for lease in (*before, *during):
         await lease.release()
     assert (await admission.gauges())["connections"] == 3
 
 
-async def test_deny_refuses_and_recovers(valkey, redis, background, until):
+async def test_deny_refuses_and_recovers(valkey, redis, background):
     admission = make(redis, on_redis_down="deny")
     background(admission.run())
     lease = await admission.admit(request_id="1", key_id="k")
@@ -96,11 +97,11 @@ async def test_deny_refuses_and_recovers(valkey, redis, background, until):
     assert time.monotonic() - started < TIMEOUT
     await lease.release()
     valkey.start()
-    await until(lambda: not admission.degraded)
+    await eventually(lambda: not admission.degraded)
     assert await outcome(admission) == 0
 
 
-async def test_what_was_denied_in_an_outage_holds_no_place_after_it(valkey, redis, background, until):
+async def test_what_was_denied_in_an_outage_holds_no_place_after_it(valkey, redis, background):
     """The server may still run what it was sent before the timeout."""
     admission = make(redis, on_redis_down="deny")
     background(admission.run())
@@ -109,12 +110,12 @@ async def test_what_was_denied_in_an_outage_holds_no_place_after_it(valkey, redi
     assert await outcome(admission) == UNAVAILABLE
     await lease.release()
     valkey.resume()
-    await until(lambda: not admission.degraded)
+    await eventually(lambda: not admission.degraded)
 
     async def is_empty() -> bool:
         return await admission.gauges() == {"connections": 0}
 
-    await until(is_empty, within=1)
+    await eventually(is_empty, seconds=1)
 
 
 async def test_alone_each_limit_is_this_replicas_share(valkey, redis):
@@ -163,16 +164,16 @@ async def test_a_restart_between_requests_is_not_an_outage(valkey, redis):
     assert logs == []
 
 
-async def test_a_redis_that_takes_no_writes_is_away(valkey, redis, background, until):
+async def test_a_redis_that_takes_no_writes_is_away(valkey, redis, background):
     admission = make(redis, on_redis_down="deny")
     background(admission.run())
     assert await outcome(admission) == 0
     await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
     assert await outcome(admission) == UNAVAILABLE
-    await asyncio.sleep(1.5)  # a probe that only asked for PONG would have brought it back
-    assert admission.degraded
+    # A probe that only asked for PONG would bring it back.
+    await stays(lambda: admission.degraded, seconds=1.5)
     await redis.execute_command("REPLICAOF", "NO", "ONE")
-    await until(lambda: not admission.degraded)
+    await eventually(lambda: not admission.degraded)
     assert await outcome(admission) == 0
 
 
@@ -212,17 +213,17 @@ class SlowProxy:
 
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, slow: bool) -> None:
         try:
-            while data := await source.read(65536):
-                await asyncio.sleep(self.delay if slow else 0)
-                target.write(data)
-                await target.drain()
-        except OSError:
-            pass  # either side may cut the connection
+            # Either side may cut the connection.
+            with suppress(ConnectionError):
+                while data := await source.read(65536):
+                    await hold(self.delay if slow else 0)
+                    target.write(data)
+                    await target.drain()
         finally:
             target.close()
 
 
-async def test_latency(valkey, connected, background, until):
+async def test_latency(valkey, connected, background):
     async with SlowProxy(valkey.port) as proxy:
         client = connected(f"redis://127.0.0.1:{proxy.port}/0")
         admission = make(client, limits=Limits(max_connections=500))
@@ -240,4 +241,4 @@ async def test_latency(valkey, connected, background, until):
         assert TIMEOUT <= time.monotonic() - started < 2 * TIMEOUT
         assert admission.degraded
         proxy.delay = 0.0
-        await until(lambda: not admission.degraded)
+        await eventually(lambda: not admission.degraded)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 
 from patchbay.errors import PatchbayError
-from patchbay.state.admission import Admission, Limits
+from patchbay.state.admission import Admission, Lease, Limits
+from patchbay.testing.eventually import eventually, stays
 
 LIMIT = 12
 LEASE_SECONDS = 1.0
@@ -22,6 +23,7 @@ REPLICA = textwrap.dedent(
     from patchbay.errors import PatchbayError
     from patchbay.state.admission import Admission, Limits
     from patchbay.state.connection import connect
+    from patchbay.testing.eventually import hold
 
     url, name, limit, lease_seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 
@@ -30,12 +32,12 @@ REPLICA = textwrap.dedent(
             try:
                 lease = await admission.admit(request_id="r", key_id="k")
             except PatchbayError:
-                await asyncio.sleep(random.random() * 0.01)
+                await hold(random.random() * 0.01)
                 continue
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(random.random() * 0.05):
-                        await asyncio.sleep(random.random() * 0.05)
+                        await hold(random.random() * 0.05)
             finally:
                 await lease.release()
 
@@ -64,34 +66,41 @@ async def test_replicas_that_are_killed(valkey, redis):
         arguments = [valkey.url, f"replica-{number}", str(LIMIT), str(LEASE_SECONDS)]
         return subprocess.Popen([sys.executable, "-c", REPLICA, *arguments], env={})
 
+    async def held() -> int:
+        return (await admission.gauges())["connections"]
+
+    async def all_are_in_use() -> bool:
+        return await held() == LIMIT
+
+    async def no_more_than_the_limit_are_in_use() -> bool:
+        return await held() <= LIMIT
+
     replicas = [start(number) for number in range(4)]
     try:
-        gauges: list[int] = []
-        started, kill_at = time.monotonic(), 2.0
-        while (elapsed := time.monotonic() - started) < 8.0:
-            gauges.append((await admission.gauges())["connections"])
-            if elapsed > kill_at:
-                victim = chance.randrange(len(replicas))
-                replicas[victim].kill()
-                replicas[victim].wait()
-                replicas[victim] = start(len(gauges))
-                kill_at += 1.0
-            await asyncio.sleep(0.001)
+        await eventually(all_are_in_use, seconds=20)
+        for number in range(6):
+            victim = chance.randrange(len(replicas))
+            replicas[victim].kill()
+            replicas[victim].wait()
+            replicas[victim] = start(4 + number)
+            await stays(no_more_than_the_limit_are_in_use, seconds=0.7)
+        await eventually(all_are_in_use, seconds=20)
     finally:
         for replica in replicas:
             replica.kill()
             replica.wait()
     killed = time.monotonic()
-    assert max(gauges) == LIMIT, "never above the limit, and all of it in use"
     assert all(replica.returncode == -9 for replica in replicas)
 
-    taken = []
-    while len(taken) < LIMIT:
-        try:
+    taken: list[Lease] = []
+
+    async def all_are_taken() -> bool:
+        with suppress(PatchbayError):  # somebody else's lease still lives
             taken.append(await admission.admit(request_id="r", key_id="k"))
-        except PatchbayError:
-            await asyncio.sleep(0.005)
+        return len(taken) == LIMIT
+
+    await eventually(all_are_taken)
     assert time.monotonic() - killed <= LEASE_SECONDS + 1.0
     for lease in taken:
         await lease.release()
-    assert (await admission.gauges())["connections"] == 0
+    assert await held() == 0

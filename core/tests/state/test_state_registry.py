@@ -7,10 +7,12 @@ import time
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from patchbay.state import keys, scripts
 from patchbay.state.registry import Announcer, BackendRecord, Directory, EdgeRecord, WorkerRecord
+from patchbay.testing.eventually import eventually, stays
 
 OPENAI = BackendRecord("openai", "openai", "openai_chat", signed_in=True)
 GEMINI = BackendRecord("gemini", "gemini", "openai_chat", signed_in=False, detail="GEMINI_API_KEY is not set")
@@ -23,6 +25,11 @@ def worker(name: str, *backends: BackendRecord, **fields) -> WorkerRecord:
 
 def names(directory: Directory) -> list[str]:
     return [record.id for record in directory.workers]
+
+
+async def is_subscribed(redis: Redis) -> bool:
+    """Whether somebody listens for change notices on this server."""
+    return (await redis.pubsub_numsub(keys.REGISTRY_CHANGED))[0][1] > 0
 
 
 async def test_what_is_announced_is_read(redis):
@@ -39,45 +46,45 @@ async def test_what_is_announced_is_read(redis):
     assert (directory.stale, directory.edges) == (False, 1)
 
 
-async def test_each_heartbeat_brings_the_record_of_that_moment(redis, background, until):
+async def test_each_heartbeat_brings_the_record_of_that_moment(redis, background):
     now = {"in_flight": 0}
     background(Announcer(redis, lambda: worker("w1", **now), interval=0.05).run())
     directory = Directory(redis, interval=0.05)
     background(directory.run())
-    await until(lambda: names(directory) == ["w1"])
+    await eventually(lambda: names(directory) == ["w1"])
     now["in_flight"] = 7
-    await until(lambda: directory.workers[0].in_flight == 7, within=1)
+    assert await eventually(lambda: directory.workers[0].in_flight == 7, seconds=1)
 
 
-async def test_draining_is_noticed_at_once(redis, background, until):
+async def test_draining_is_noticed_at_once(redis, background):
     now = {"draining": False}
     announcer = Announcer(redis, lambda: worker("w1", **now), interval=60)
     directory = Directory(redis, interval=60)
     background(directory.run())
-    await until(lambda: not directory.stale)
+    await eventually(lambda: not directory.stale)
     background(announcer.run())
-    await until(lambda: names(directory) == ["w1"])  # its first heartbeat gave notice
+    await eventually(lambda: names(directory) == ["w1"])  # its first heartbeat gave notice
     changes = []
     directory.on_change(lambda: changes.append(directory.for_backend("openai")))
     now["draining"] = True
     started = time.monotonic()
     await announcer.announce_now()
-    await until(lambda: directory.for_backend("openai") == [], within=1)
+    await eventually(lambda: directory.for_backend("openai") == [], seconds=1)
     assert time.monotonic() - started < 0.2
     assert names(directory) == ["w1"]
     assert changes == [[]]
 
 
-async def test_withdrawn_when_cancelled(redis, background, until):
+async def test_withdrawn_when_cancelled(redis, background):
     directory = Directory(redis, interval=60)
     background(directory.run())
-    await until(lambda: not directory.stale)
+    await eventually(lambda: not directory.stale)
     running = asyncio.ensure_future(Announcer(redis, lambda: worker("w1")).run())
-    await until(lambda: names(directory) == ["w1"])
+    await eventually(lambda: names(directory) == ["w1"])
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await until(lambda: names(directory) == [], within=1)
+    await eventually(lambda: names(directory) == [], seconds=1)
     assert await redis.hgetall(keys.WORKERS) == {}
 
 
@@ -124,7 +131,7 @@ async def test_on_change_is_called_for_changes_only(redis):
     assert changes == [([], False), (["w1"], False)]
 
 
-async def test_a_killed_worker_disappears_within_its_time_to_live(valkey, redis, background, until):
+async def test_a_killed_worker_disappears_within_its_time_to_live(valkey, redis, background):
     program = textwrap.dedent(
         """
         import asyncio, sys
@@ -137,33 +144,33 @@ async def test_a_killed_worker_disappears_within_its_time_to_live(valkey, redis,
     directory = Directory(redis, interval=0.05)
     background(directory.run())
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, valkey.url, env={})
-    await until(lambda: names(directory) == ["w1"])
+    await eventually(lambda: names(directory) == ["w1"])
     process.kill()
     await process.wait()
     killed = time.monotonic()
-    await until(lambda: names(directory) == [])
+    await eventually(lambda: names(directory) == [])
     assert time.monotonic() - killed < 0.6 + 0.2
 
 
 @pytest.mark.parametrize("how", ["pause", "kill"])
-async def test_the_last_known_workers_stay_while_redis_is_away(valkey, redis, background, until, how):
+async def test_the_last_known_workers_stay_while_redis_is_away(valkey, redis, background, how):
     announcers = [Announcer(redis, lambda n=n: worker(n), interval=0.1, ttl=0.5, timeout=0.2) for n in ("w1", "w2")]
     running = [background(announcer.run()) for announcer in announcers]
     directory = Directory(redis, interval=0.05, timeout=0.2)
     background(directory.run())
-    await until(lambda: names(directory) == ["w1", "w2"])
+    await eventually(lambda: names(directory) == ["w1", "w2"])
     seen = []
     directory.on_change(lambda: seen.append((names(directory), directory.stale)))
     with capture_logs() as logs:
         getattr(valkey, how)()
-        await until(lambda: directory.stale)
+        await eventually(lambda: directory.stale)
         running[1].cancel()  # a worker that leaves meanwhile is not heard of
-        await asyncio.sleep(1.0)  # longer than the records live
-        assert names(directory) == ["w1", "w2"]
+        # Longer than the records live.
+        await stays(lambda: names(directory) == ["w1", "w2"], seconds=1.0)
         valkey.resume() if how == "pause" else valkey.start()
-        await until(lambda: not directory.stale)
+        await eventually(lambda: not directory.stale)
         assert names(directory) == ["w1", "w2"], "records that were lost or expired are kept until heartbeats are back"
-        await until(lambda: names(directory) == ["w1"], within=7)
+        await eventually(lambda: names(directory) == ["w1"], seconds=7)
     assert seen == [(["w1", "w2"], True), (["w1", "w2"], False), (["w1"], False)]
     said = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
     assert said.count("cannot announce: redis is away") <= 2
@@ -189,49 +196,53 @@ async def test_workers_stay_when_redis_comes_back_empty_between_two_refreshes(va
     assert names(directory) == ["w1"]
 
 
-async def test_a_worker_that_withdraws_after_an_outage_is_not_kept(valkey, redis, background, until):
+async def test_a_worker_that_withdraws_after_an_outage_is_not_kept(valkey, redis, background):
     directory = Directory(redis, interval=0.05, timeout=0.2)
     announcer = Announcer(redis, lambda: worker("w1"))
     background(directory.run())
     await announcer.announce_now()
-    await until(lambda: names(directory) == ["w1"])
+    await eventually(lambda: names(directory) == ["w1"])
     valkey.restart()
     await announcer.announce_now()
-    await asyncio.sleep(0.3)  # the subscription is back
+    await eventually(lambda: is_subscribed(redis))
     await announcer.withdraw()
-    await until(lambda: names(directory) == [], within=1)
+    assert await eventually(lambda: directory.workers == (), seconds=1)
 
 
-async def test_announcing_goes_on_after_an_outage_and_says_so_once(valkey, redis, background, until):
+async def test_announcing_goes_on_after_an_outage_and_says_so_once(valkey, redis, background):
     directory = Directory(redis, timeout=0.2)
     with capture_logs() as logs:
         background(Announcer(redis, lambda: worker("w1"), interval=0.05, timeout=0.1).run())
-        await asyncio.sleep(0.2)
-        valkey.pause()
-        await asyncio.sleep(0.6)
-        valkey.resume()
+
+        def said() -> list[str]:
+            return [entry["event"] for entry in logs if "announc" in entry["event"]]
 
         async def is_announced() -> bool:
-            await redis.delete(keys.WORKERS, keys.WORKERS_EXPIRY)
-            await asyncio.sleep(0.1)
             await directory.refresh()
             return names(directory) == ["w1"]
 
-        await until(is_announced)
-    events = [entry["event"] for entry in logs if "announc" in entry["event"]]
-    assert events == ["cannot announce: redis is away", "announcing again: redis is back"]
+        await eventually(is_announced)
+        valkey.pause()
+        await eventually(said)
+        # Some more heartbeats fail, and nothing more is said.
+        await stays(lambda: said() == ["cannot announce: redis is away"], seconds=0.4)
+        valkey.resume()
+        await eventually(lambda: len(said()) > 1)
+        await redis.delete(keys.WORKERS, keys.WORKERS_EXPIRY)
+        await eventually(is_announced)
+    assert said() == ["cannot announce: redis is away", "announcing again: redis is back"]
 
 
-async def test_edges_are_counted(redis, background, until):
+async def test_edges_are_counted(redis, background):
     directory = Directory(redis, interval=0.05)
     background(directory.run())
     edges = [
         background(Announcer(redis, lambda n=n: EdgeRecord(f"e{n}", "0.1.0", 1.0), interval=0.05, ttl=0.5).run())
         for n in range(3)
     ]
-    await until(lambda: directory.edges == 3)
+    await eventually(lambda: directory.edges == 3)
     edges.pop().cancel()
-    await until(lambda: directory.edges == 2)
+    await eventually(lambda: directory.edges == 2)
     assert directory.workers == ()
 
 
@@ -245,25 +256,31 @@ async def test_every_key_expires(redis):
 
 async def test_expired_records_are_dropped(redis):
     await Announcer(redis, lambda: worker("w1"), ttl=0.01).announce_now()
-    await asyncio.sleep(0.02)
+
+    async def is_expired() -> bool:
+        seconds, microseconds = await redis.time()
+        return seconds * 1000 + microseconds // 1000 > await redis.zscore(keys.WORKERS_EXPIRY, "w1")
+
+    await eventually(is_expired)
     await Announcer(redis, lambda: worker("w2")).announce_now()
     assert list(await redis.hgetall(keys.WORKERS)) == [b"w2"]
 
 
-async def test_works_on_a_cluster(cluster, connected, background, until):
+async def test_works_on_a_cluster(cluster, connected, background):
     redis = connected(f"redis+cluster://127.0.0.1:{cluster.port}")
     directory = Directory(redis, interval=60)
     background(directory.run())
-    await until(lambda: not directory.stale)
-    await asyncio.sleep(0.2)  # the subscription is there
+    await eventually(lambda: not directory.stale)
+    node = connected(f"redis://127.0.0.1:{cluster.port}/0")
+    await eventually(lambda: is_subscribed(node))
     await Announcer(redis, lambda: worker("w1")).announce_now()
-    await until(lambda: names(directory) == ["w1"], within=1)
+    assert await eventually(lambda: names(directory) == ["w1"], seconds=1)
 
 
-async def test_works_without_permission_for_channels(valkey, connected, background, until):
+async def test_works_without_permission_for_channels(valkey, connected, background):
     valkey.command("ACL", "SETUSER", "edge", "on", ">pass", "~pb:*", "resetchannels", "+@all")
     redis = connected(f"redis://edge:pass@127.0.0.1:{valkey.port}/0")
     directory = Directory(redis, interval=0.05)
     background(directory.run())
     background(Announcer(redis, lambda: worker("w1")).run())
-    await until(lambda: names(directory) == ["w1"], within=1)
+    assert await eventually(lambda: names(directory) == ["w1"], seconds=1)

@@ -46,7 +46,7 @@ async def test_scripts_survive_script_flush(redis):
     assert not admission.degraded
 
 
-async def test_many_calls_at_once_send_a_forgotten_script_once(redis, until):
+async def test_many_calls_at_once_send_a_forgotten_script_once(redis):
     admission = Admission(redis, replica_id="edge-1", limits=Limits(concurrent_requests=50))
     await redis.config_resetstat()
     import asyncio

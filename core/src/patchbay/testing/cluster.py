@@ -15,14 +15,14 @@ import socket
 import subprocess
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import httpx
 
-_READY_SECONDS = 30.0
+from patchbay.testing.eventually import wait_until
+
 _WORKERS = ("openai-worker", "claude-worker")
 
 
@@ -201,21 +201,6 @@ class Cluster:
         self._started += 1
         log = self.directory / f"{name}-{self._started}.log"
         return ServiceProcess(name, config=self._config, environ=self._environ, log=log, port=port)
-
-
-def wait_until(
-    condition: Callable[[], bool], *, what: str, seconds: float = _READY_SECONDS, log: Callable[[], str] | None = None
-) -> None:
-    """Polls until `condition` holds.
-
-    Raises:
-        AssertionError: When it does not in time, naming `what`, with the logs.
-    """
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > give_up_at:
-            raise AssertionError(f"not in {seconds:g} s: {what}\n{log() if log else ''}")
-        time.sleep(0.02)
 
 
 def free_port() -> int:

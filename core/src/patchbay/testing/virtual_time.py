@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
@@ -42,3 +44,22 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs `work`, which does no I/O, to its end; the loop's clock starts at 0. Raises Deadlock."""
     with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
         return runner.run(work)
+
+
+def in_virtual_time(
+    test: Callable[Parameters, Coroutine[Any, Any, Result]],
+) -> Callable[Parameters, Result]:
+    """Makes an asynchronous test, which does no I/O, one that `run` runs."""
+
+    @functools.wraps(test)
+    def runs(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        return run(test(*args, **kwargs))
+
+    return runs
+
+
+async def pass_time(seconds: float) -> None:
+    """Lets so much of the loop's clock pass, in no time. Raises RuntimeError where time is real."""
+    if not isinstance(asyncio.get_running_loop(), _VirtualLoop):
+        raise RuntimeError("time is real here: wait for a condition (patchbay.testing.eventually)")
+    await asyncio.sleep(seconds)

@@ -12,6 +12,7 @@ import grpc
 
 from patchbay.canonical import BlockStart, ChatEvent, ChatEvents, Error, Finished, Native, Started, TextDelta, TextStart
 from patchbay.state.registry import BackendRecord, WorkerRecord
+from patchbay.testing.eventually import hold
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     ChatRequest,
@@ -113,7 +114,7 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
 
     async def _play(self, step: Step, context: Context) -> None:
         if isinstance(step, float):
-            await asyncio.sleep(step)
+            await hold(step)
         elif isinstance(step, grpc.StatusCode):
             await context.abort(step, "refused", (("retry-after", "3"),))
         elif isinstance(step, asyncio.Event):
