@@ -183,6 +183,7 @@ class NativeBodyReader:
         self._looks_wrong: bool | None = None
         self._kept: list[bytes] = []
         self._size = 0
+        self._closed = False
 
     def feed(self, data: bytes) -> list[ChatEvent]:
         self._size += len(data)
@@ -200,6 +201,9 @@ class NativeBodyReader:
         return [ChatEvent(native=Native(data=head))]
 
     def close(self) -> list[ChatEvent]:
+        if self._closed:
+            return []
+        self._closed = True
         held = b"".join(self._held or [])
         passed = [ChatEvent(native=Native(data=held))] if held else []
         if self._size > MAX_KEPT_BYTES:
