@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -44,14 +44,15 @@ class WireTap:
         self._target = (parts.hostname or "", parts.port or 80)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._connections: list[_Connection] = []
+        self._recordings: list[_Recording] = []
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def exchanges(self) -> list[Exchange]:
-        """What went through since the last `reset`, in the order of the connections, then of the requests."""
-        return [exchange for connection in self._connections for exchange in connection.exchanges()]
+        """What went through since the last `reset`, in the order of the requests."""
+        return [exchange for recording in self._recordings if (exchange := recording.exchange()) is not None]
 
     def only(self) -> Exchange:
         """The one exchange since the last `reset`."""
@@ -59,9 +60,8 @@ class WireTap:
         return exchange
 
     def reset(self) -> None:
-        """Forgets everything; nothing may be under way."""
-        for connection in self._connections:
-            connection.forget()
+        """Forgets everything. What still comes of an earlier exchange, such as its last chunk, stays with that one."""
+        self._recordings = []
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -83,25 +83,44 @@ class WireTap:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self._connections.append(_Connection(client, socket.create_connection(self._target)))
+            self._connections.append(_Connection(client, socket.create_connection(self._target), self._record))
+
+    def _record(self) -> _Recording:
+        recording = _Recording()
+        self._recordings.append(recording)
+        return recording
+
+
+class _Recording:
+    """The bytes of one exchange."""
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.received = bytearray()
+
+    def exchange(self) -> Exchange | None:
+        """None while either side has not said the head of its message."""
+        request, answer = _message(bytes(self.sent)), _message(bytes(self.received))
+        return None if request is None or answer is None else Exchange(request, answer)
 
 
 class _Connection:
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, record: Callable[[], _Recording]) -> None:
         self._sockets = (client, server)
-        self._sent = bytearray()
-        self._received = bytearray()
-        for source, target, kept in ((client, server, self._sent), (server, client, self._received)):
-            threading.Thread(target=self._pump, args=(source, target, kept), daemon=True).start()
+        self._record = record
+        self._current: _Recording | None = None
+        for source, target, keep in ((client, server, self._keep_sent), (server, client, self._keep_received)):
+            threading.Thread(target=self._pump, args=(source, target, keep), daemon=True).start()
 
-    def exchanges(self) -> list[Exchange]:
-        requests = list(_messages(bytes(self._sent)))
-        answers = list(_messages(bytes(self._received)))
-        return [Exchange(request, answer) for request, answer in zip(requests, answers, strict=False)]
+    def _keep_sent(self, data: bytes) -> None:
+        # Requests are not pipelined: what is sent after an answer is the next one.
+        if self._current is None or self._current.received:
+            self._current = self._record()
+        self._current.sent += data
 
-    def forget(self) -> None:
-        self._sent.clear()
-        self._received.clear()
+    def _keep_received(self, data: bytes) -> None:
+        if self._current is not None:
+            self._current.received += data
 
     def close(self) -> None:
         for end in self._sockets:
@@ -109,44 +128,39 @@ class _Connection:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
-    def _pump(self, source: socket.socket, target: socket.socket, kept: bytearray) -> None:
-        try:
+    def _pump(self, source: socket.socket, target: socket.socket, keep: Callable[[bytes], None]) -> None:
+        # Either side may break the connection off, and `close` breaks off both.
+        with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
                 # Kept before it is passed on: whoever has got it finds it here.
-                kept += data
+                keep(data)
                 target.sendall(data)
-        except OSError:
-            pass
         self.close()
 
 
-def _messages(stream: bytes) -> Iterator[Message]:
-    """Cuts one direction of a connection into messages (RFC 9112)."""
-    while stream:
-        head, separator, stream = stream.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        start, *lines = head.split(b"\r\n")
-        headers = {}
-        for line in lines:
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.strip().lower()] = value.strip()
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            body, stream = _dechunked(stream)
-        else:
-            length = int(headers.get("content-length", "0"))
-            body, stream = stream[:length], stream[length:]
-        yield Message(start, headers, body)
+def _message(stream: bytes) -> Message | None:
+    """Reads a message (RFC 9112) as far as it came; None without a whole head."""
+    head, separator, body = stream.partition(b"\r\n\r\n")
+    if not separator:
+        return None
+    start, *lines = head.split(b"\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name.strip().lower()] = value.strip()
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        body = _dechunked(body)
+    return Message(start, headers, body)
 
 
-def _dechunked(stream: bytes) -> tuple[bytes, bytes]:
-    """The body of a chunked message, and what follows it."""
+def _dechunked(stream: bytes) -> bytes:
+    """The body of a chunked message."""
     body = bytearray()
     while stream:
         size, _, stream = stream.partition(b"\r\n")
         length = int(size.partition(b";")[0] or b"0", 16)
         if not length:
-            return bytes(body), stream.removeprefix(b"\r\n")
+            break
         body += stream[:length]
         stream = stream[length + 2 :]
-    return bytes(body), b""
+    return bytes(body)
