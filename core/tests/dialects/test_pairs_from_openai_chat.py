@@ -332,11 +332,22 @@ def test_the_sdk_raises_for_an_answer_that_breaks_off(case: Case, client: str, s
 
 
 BEGUN = completion(chunk({"content": "Hi"}))[:2]
+
+
+def test_an_empty_answer_that_ends_for_a_tool_call_is_an_error() -> None:
+    """A client would wait for the call, or take the turn for done."""
+    for client in CLIENTS:
+        for stream in (True, False):
+            with pytest.raises((anthropic.APIError, openai.APIError)):
+                answer(UPSTREAM, completion(finish="tool_calls"), client, stream=stream)
+
+
 ERRORS = [
     (raw_chunk({"error": {"message": "Oh", "type": "server_error", "code": None}}), 502, 502),
     (b'data: {"error":{"message":"Slow","type":"requests","code":"rate_limit_exceeded"}}\n\n', 429, 429),
     (b'event: error\ndata: {"message":"Oh","code":503}\n\n', 529, 503),
     (b'data: {"code":11101,"msg":"no"}\n\n', 400, 400),
+    (b'data: {"choices":[{"index":0,"delta":{"tool_calls":{}}}]}\n\n', 502, 502),
 ]
 
 

@@ -7,7 +7,7 @@ delta that says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -40,22 +40,23 @@ ToolKey: TypeAlias = int | str
 _Prose = Literal["text", "refusal", "thinking"]
 
 
+def is_whole_object(pieces: Sequence[str]) -> bool:
+    """Whether the pieces of a tool's input are a whole JSON object by now."""
+    if not pieces or not pieces[-1].rstrip().endswith("}"):
+        return False
+    try:
+        msgspec.json.decode("".join(pieces))
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
 @dataclass(slots=True)
 class _Tool:
     """An open tool call."""
 
     index: int
     input: list[str] = field(default_factory=list)
-
-    def is_complete(self) -> bool:
-        """Whether its input is a whole JSON object."""
-        if not self.input or not self.input[-1].rstrip().endswith("}"):
-            return False
-        try:
-            msgspec.json.decode("".join(self.input))
-        except msgspec.DecodeError:
-            return False
-        return True
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class _Choice:
     tools: dict[ToolKey, _Tool] = field(default_factory=dict)
     # The open calls that had input since it was last seen whether they are complete.
     fed_tools: dict[ToolKey, _Tool] = field(default_factory=dict)
+    had_block: bool = False
     had_tool: bool = False
     had_refusal: bool = False
 
@@ -92,6 +94,11 @@ class EventBuilder:
     @property
     def has_started(self) -> bool:
         return self._started
+
+    def has_content(self, choice: int = 0) -> bool:
+        """Whether the answer has said anything."""
+        state = self._choices.get(choice)
+        return state is not None and state.had_block
 
     def has_tool(self, choice: int = 0) -> bool:
         """Whether the answer has called a tool."""
@@ -227,6 +234,7 @@ class EventBuilder:
         return state
 
     def _open(self, start: BlockStart) -> int:
+        self._choice(start.choice).had_block = True
         index = start.index = self._next_index
         self._next_index += 1
         self._events.append(ChatEvent(block_start=start))
@@ -236,7 +244,7 @@ class EventBuilder:
         self._close_prose(state)
         # A call is over when the model speaks again, unless a part of it is still to come.
         fed, state.fed_tools = state.fed_tools, {}
-        self._close_tools(state, [key for key, tool in fed.items() if tool.is_complete()])
+        self._close_tools(state, [key for key, tool in fed.items() if is_whole_object(tool.input)])
         start = BlockStart(choice=choice)
         match kind:
             case "text":

@@ -14,7 +14,7 @@ from patchbay.dialects.openai_chat._errors import read_error
 from patchbay.dialects.openai_chat._json import Object, load_array, load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_data
-from patchbay.dialects.openai_chat._stop_reasons import StopReason, read_finish_reason
+from patchbay.dialects.openai_chat._stop_reasons import TOOL_REASONS, StopReason, read_finish_reason
 from patchbay.dialects.openai_chat._tool_calls import BrokenToolCall, ToolCalls
 from patchbay.dialects.openai_chat._usage import read_usage
 from patchbay.dialects.surrogates import TextMender
@@ -86,11 +86,19 @@ class AnswerReader:
         if not self._finish or None in self._finish.values():
             self.fail(cut_short())
             return
-        self._done = True
         self._tools.flush()
+        if any(self._calls_nothing(choice) for choice in self._finish):
+            self.fail(make_error(errors.UPSTREAM, "The upstream announced a tool call but sent nothing."))
+            return
+        self._done = True
         self._builder.close_blocks()
         for choice in sorted(self._finish):
             self._builder.finished(self._finished(choice))
+
+    def _calls_nothing(self, choice: int) -> bool:
+        """Whether a choice ends for a tool call and is empty: a client would take it for a turn with nothing to do."""
+        reason, _ = self._finish[choice] or ("", None)
+        return reason in TOOL_REASONS and not self._builder.has_content(choice)
 
     def _fail_unreadable(self, data: bytes, error: Exception) -> None:
         is_cut = data.lstrip().startswith(b"{") and not isinstance(error, msgspec.ValidationError)

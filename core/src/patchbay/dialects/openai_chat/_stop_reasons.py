@@ -23,6 +23,9 @@ _READ: dict[str, StopReason] = {
     "tool_use": Finished.STOP_REASON_TOOL_USE,
 }
 
+# The words for a tool call.
+TOOL_REASONS = frozenset(word for word, reason in _READ.items() if reason == Finished.STOP_REASON_TOOL_USE)
+
 _WRITTEN: dict[StopReason, str] = {
     Finished.STOP_REASON_END_TURN: "stop",
     Finished.STOP_REASON_MAX_TOKENS: "length",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from patchbay.dialects.builder import EventBuilder
+from patchbay.dialects.builder import EventBuilder, is_whole_object
 from patchbay.dialects.openai_chat._chunks import Function, ToolCall, is_present
 from patchbay.dialects.openai_chat._reasoning import extra_content_data
 
@@ -34,16 +34,6 @@ class _Call:
     is_open: bool = False
     # Its input so far: until it is open, and for calls without an id, whose end must be seen in it.
     input: list[str] = field(default_factory=list)
-
-    def is_complete(self) -> bool:
-        """Whether its input is a whole JSON object."""
-        if not self.input or not self.input[-1].rstrip().endswith("}"):
-            return False
-        try:
-            msgspec.json.decode("".join(self.input))
-        except msgspec.DecodeError:
-            return False
-        return True
 
 
 class _Calls:
@@ -81,7 +71,7 @@ class _Calls:
         if call_id or last.id:
             # A name with another id begins another call; without an id it is a repetition where an index says so.
             return last if not call_id and index is not None else None
-        return last if not text or not last.is_complete() else None
+        return last if not text or not is_whole_object(last.input) else None
 
     def _of_id(self, call_id: str, index: int | None) -> _Call | None:
         """The last call of this id; one of another index is another call."""

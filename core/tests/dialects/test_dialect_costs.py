@@ -1,0 +1,89 @@
+"""That the cost of an answer grows with its length and no faster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from patchbay.canonical import ChatEvent
+from patchbay.dialects.base import AnswerOptions, ReadOptions
+from patchbay.testing.dialect_pairs import DIALECTS, Json
+
+# A cost that grows by the square takes sixteen times as long for four times as much.
+_TIMES, _AT_MOST = 4, 7
+
+
+def chunk(delta: Json, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return f"data: {json.dumps({'id': 'c', 'choices': [choice]})}\n\n".encode()
+
+
+def call(index: int, arguments: str, **first: str) -> Json:
+    function = {"arguments": arguments} | ({"name": "f"} if first else {})
+    return {"tool_calls": [{"index": index, "function": function} | first]}
+
+
+def finished(pieces: list[bytes]) -> bytes:
+    return b"".join([*pieces, chunk({}, "stop")])
+
+
+def whole_calls(count: int) -> bytes:
+    return finished([chunk(call(n, "{}", id=f"c{n}")) for n in range(count)])
+
+
+def open_calls(count: int) -> bytes:
+    """Calls that stay open, with text between them, and end at the end."""
+    begun = [piece for n in range(count) for piece in (chunk(call(n, "{", id=f"c{n}")), chunk({"content": "t"}))]
+    return finished(begun + [chunk(call(n, "}")) for n in range(count)])
+
+
+def nameless_fragments(count: int) -> bytes:
+    first = {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": '{"a":"'}}]}
+    return finished([chunk(first), *[chunk(call(0, "x" * 2000)) for _ in range(2 * count)], chunk(call(0, '"}'))])
+
+
+def audio(count: int) -> bytes:
+    return finished([chunk({"audio": {"id": "a", "data": "A" * 4000}}) for _ in range(count)])
+
+
+def citations(count: int) -> bytes:
+    said = [chunk({"content": "a", "annotations": [{"type": "url_citation", "n": n}]}) for n in range(count)]
+    return finished(said)
+
+
+def signs_of_life(count: int) -> bytes:
+    return b"\n" * 60 * count + finished([chunk({"content": "a"})])
+
+
+def read(stream: bytes) -> list[ChatEvent]:
+    reader = DIALECTS["openai_chat"].read_events(ReadOptions())
+    events: list[ChatEvent] = []
+    step = 1 if stream.startswith(b"\n") else 4096
+    for at in range(0, len(stream), step):
+        events += reader.feed(stream[at : at + step])
+    return events + reader.close()
+
+
+def seconds(stream: bytes) -> float:
+    """The least of three: reading, and writing for each client, streamed and whole."""
+    costs = []
+    for _ in range(3):
+        started = time.perf_counter()
+        events = read(stream)
+        for dialect in DIALECTS.values():
+            for streamed in (True, False):
+                writer = dialect.write_events(AnswerOptions(stream=streamed, model="m", fallback_id="i"))
+                for event in events:
+                    writer.feed([event])
+                writer.close()
+        costs.append(time.perf_counter() - started)
+    return min(costs)
+
+
+@pytest.mark.parametrize("make", [whole_calls, open_calls, nameless_fragments, audio, citations, signs_of_life])
+def test_cost_grows_with_the_length(make: Callable[[int], bytes]) -> None:
+    short, long = make(500), make(500 * _TIMES)
+    assert seconds(long) < _AT_MOST * seconds(short)
