@@ -10,7 +10,7 @@ import pytest
 from patchbay.errors import INVALID_REQUEST, TIMEOUT, UNAVAILABLE, UPSTREAM, Code, PatchbayError
 from patchbay.settings import Timeouts
 from patchbay.testing.cluster import free_port
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, hold, settled
 from patchbay.testing.upstream import Script, Upstream, Visit
 from patchbay.upstream import http
 from patchbay.upstream.http import HttpUpstream
@@ -90,14 +90,14 @@ async def test_silence_between_pieces(serve: Serve, dial: Dial) -> None:
         await visit.say_head("transfer-encoding: chunked")
         for _ in range(5):
             await visit.say_chunk(b"x")
-            await asyncio.sleep(0.05)
+            await hold(0.1)
         await visit.wait_left()
 
     server = await serve(script)
     got = bytearray()
 
     async def work() -> None:
-        async with dial(server.url, idle=0.15).request("POST", "/", headers={}) as response:
+        async with dial(server.url, idle=0.4).request("POST", "/", headers={}) as response:
             async for piece in response.pieces():
                 got.extend(piece)
 
@@ -113,15 +113,15 @@ async def test_a_slow_reader_is_no_silence(serve: Serve, dial: Dial) -> None:
     async def script(visit: Visit) -> None:
         await visit.say_head("transfer-encoding: chunked")
         await visit.say_chunk(b"one")
-        await asyncio.sleep(0.05)
+        await hold(0.05)
         await visit.say_chunk(b"two")
         await visit.say(b"0\r\n\r\n")
 
     got = []
-    async with dial((await serve(script)).url, idle=0.1).request("POST", "/", headers={}) as response:
+    async with dial((await serve(script)).url, idle=0.2).request("POST", "/", headers={}) as response:
         async for piece in response.pieces():
             got.append(piece)
-            await asyncio.sleep(0.3)
+            await hold(0.3)
     assert b"".join(got) == b"onetwo"
 
 
@@ -139,11 +139,7 @@ async def test_a_reader_that_stops_stops_the_upstream(serve: Serve, dial: Dial) 
     async with dial((await serve(script)).url, idle=0.5).request("POST", "/", headers={}) as response:
         pieces = response.pieces()
         first = await anext(pieces)
-        seen = -1
-        async with asyncio.timeout(10):
-            while seen != sent:
-                seen = sent
-                await asyncio.sleep(0.3)
+        await settled(lambda: sent)
         # Socket buffers and one buffer of ours, of 50 MB.
         assert sent < 12_000_000
         rest = [len(piece) async for piece in pieces]
@@ -209,7 +205,7 @@ async def test_leaving_early_closes_the_connection_at_once(serve: Serve, dial: D
         assert await anext(pieces) == b"hello"
     left_at = asyncio.get_running_loop().time()
     await eventually(lambda: server.visits[0].left_at is not None)
-    assert server.visits[0].left_at - left_at < 0.1
+    assert server.visits[0].left_at - left_at < 1
 
 
 @pytest.mark.parametrize("moment", ["connecting", "waiting for the head", "reading", "between pieces"])
@@ -238,15 +234,13 @@ async def test_cancelling_closes_the_connection_at_once(serve: Serve, dial: Dial
 
     task = asyncio.create_task(work())
     await reached.wait()
-    if moment == "reading":
-        await asyncio.sleep(0.02)
     cancelled_at = asyncio.get_running_loop().time()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     if moment != "connecting":
         await eventually(lambda: server.visits[0].left_at is not None)
-        assert server.visits[0].left_at - cancelled_at < 0.1
+        assert server.visits[0].left_at - cancelled_at < 1
 
 
 async def test_an_upstream_that_refuses_without_reading_the_request(serve: Serve, dial: Dial) -> None:
@@ -255,7 +249,7 @@ async def test_an_upstream_that_refuses_without_reading_the_request(serve: Serve
     async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_saw.append(len(await reader.readuntil(b"\r\n\r\n")))
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\n\r\nmuch")
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
 
     server = await asyncio.start_server(visit, "127.0.0.1", 0, limit=1024)
     try:
@@ -323,7 +317,7 @@ async def test_an_upstream_that_stays_after_its_answer_is_left(
     async def script(visit: Visit) -> None:
         await visit.say_head("transfer-encoding: chunked")
         await visit.say_chunk(b"all")
-        await asyncio.sleep(0.05)
+        await hold(0.05)
         await visit.say_chunk(b" of it")
         await visit.wait_left()
 
@@ -334,7 +328,7 @@ async def test_an_upstream_that_stays_after_its_answer_is_left(
             got.append(piece)
             response.finished()
             # A slow reader does not shorten what the upstream still has to say.
-            await asyncio.sleep(0.2)
+            await hold(0.2)
     assert b"".join(got) == b"all of it"
     await eventually(lambda: server.visits[0].left_at is not None)
 
@@ -344,9 +338,12 @@ async def test_a_connection_that_breaks_after_the_answer_does_not_matter(serve: 
         await visit.say_head("transfer-encoding: chunked")
         await visit.say_chunk(b"all")
 
+    got = []
     async with dial((await serve(script)).url).request("POST", "/", headers={}) as response:
-        async for _ in response.pieces():
+        async for piece in response.pieces():
+            got.append(piece)
             response.finished()
+    assert got == [b"all"]
 
 
 async def test_read_takes_no_more_than_asked(serve: Serve, dial: Dial) -> None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 import weakref
 
 import pytest
 
+from patchbay.testing.eventually import block_loop
+from patchbay.testing.virtual_time import in_virtual_time, pass_time
 from patchbay.upstream.silence import SilenceWatch
 
 
@@ -14,75 +15,84 @@ async def sleep_forever() -> None:
     await asyncio.Event().wait()
 
 
+@in_virtual_time
 async def test_silence_becomes_a_timeout_error() -> None:
     with pytest.raises(TimeoutError, match=r"nothing heard for 0\.05 s"), SilenceWatch(0.05):
         await sleep_forever()
     assert asyncio.current_task().cancelling() == 0
 
 
+@in_virtual_time
 async def test_signs_of_life_keep_it_quiet_for_longer_than_the_limit() -> None:
     started = asyncio.get_running_loop().time()
-    with SilenceWatch(0.1) as watch:
+    with SilenceWatch(10) as watch:
         for _ in range(8):
-            await asyncio.sleep(0.03)
+            await pass_time(9)
             watch.heard()
-    assert asyncio.get_running_loop().time() - started > 0.2
+    assert asyncio.get_running_loop().time() - started == 8 * 9
 
 
+@in_virtual_time
 async def test_the_limit_counts_from_the_last_sign_of_life() -> None:
     loop = asyncio.get_running_loop()
     heard_at = 0.0
 
     async def work() -> None:
         nonlocal heard_at
-        with SilenceWatch(0.1) as watch:
-            await asyncio.sleep(0.07)
+        with SilenceWatch(10) as watch:
+            await pass_time(7)
             watch.heard()
             heard_at = loop.time()
             await sleep_forever()
 
     with pytest.raises(TimeoutError):
         await work()
-    assert 0.095 < loop.time() - heard_at < 0.3
+    assert loop.time() - heard_at == 10
 
 
+@in_virtual_time
 async def test_a_pause_is_no_silence_and_ends_with_the_next_sign_of_life() -> None:
     heard = False
 
     async def work() -> None:
         nonlocal heard
-        with SilenceWatch(0.05) as watch:
+        with SilenceWatch(10) as watch:
             watch.pause()
-            await asyncio.sleep(0.2)
+            await pass_time(100)
             watch.heard()
             heard = True
             await sleep_forever()
 
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(work(), 5)
+        await work()
     assert heard
+    assert asyncio.get_running_loop().time() == 100 + 10
 
 
+@in_virtual_time
 async def test_changing_the_limit_does_not_end_a_pause() -> None:
     with SilenceWatch(5) as watch:
         watch.pause()
-        watch.limit(0.03)
-        await asyncio.sleep(0.15)
+        watch.limit(3)
+        await pass_time(100)
+        watch.heard()
+        await pass_time(2)
+    assert asyncio.get_running_loop().time() == 100 + 2
 
 
+@in_virtual_time
 async def test_a_shorter_limit_holds_at_once() -> None:
-    started = asyncio.get_running_loop().time()
-
     async def work() -> None:
         with SilenceWatch(30) as watch:
-            watch.limit(0.05)
+            watch.limit(5)
             await sleep_forever()
 
     with pytest.raises(TimeoutError):
         await work()
-    assert asyncio.get_running_loop().time() - started < 1
+    assert asyncio.get_running_loop().time() == 5
 
 
+@in_virtual_time
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def work() -> None:
         with SilenceWatch(30):
@@ -106,12 +116,13 @@ async def test_a_cancellation_at_the_moment_of_expiry_is_not_swallowed(first: fl
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_later(first, task.cancel)
     # Both timers are late then and run in one step of the loop, in either order, before the task does.
-    time.sleep(0.06)  # noqa: ASYNC251
+    block_loop(0.06)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
 
 
+@in_virtual_time
 async def test_it_works_in_the_cleanup_of_a_cancelled_task() -> None:
     seen: list[str] = []
 
@@ -135,6 +146,7 @@ async def test_it_works_in_the_cleanup_of_a_cancelled_task() -> None:
 
 
 @pytest.mark.parametrize(("inner", "outer"), [(0.03, 5.0), (5.0, 0.03)])
+@in_virtual_time
 async def test_nested_with_asyncio_timeout_each_gets_its_own(inner: float, outer: float) -> None:
     seen: list[str] = []
     try:
@@ -150,11 +162,13 @@ async def test_nested_with_asyncio_timeout_each_gets_its_own(inner: float, outer
     assert asyncio.current_task().cancelling() == 0
 
 
+@in_virtual_time
 async def test_other_errors_of_the_block_come_out_as_they_are() -> None:
     with pytest.raises(ValueError, match="mine"), SilenceWatch(5):
         raise ValueError("mine")
 
 
+@in_virtual_time
 async def test_no_timer_outlives_the_block() -> None:
     watch = SilenceWatch(3600)
     with watch:

@@ -17,7 +17,7 @@ from patchbay.canonical import ChatEvent, Finished, TextDelta
 from patchbay.settings import load
 from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer, Directory, WorkerRecord
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.worker.runtime import Worker, run
 from patchbay_proto.v1 import provider_pb2_grpc
@@ -139,7 +139,10 @@ async def test_heartbeats_say_how_much_runs(valkey: ValkeyProcess) -> None:
     async with worker(valkey) as running:
         call = running.chat()
         await call.read()
-        await eventually(lambda: [w.in_flight for w in running.directory.workers] == [1])
+        assert await eventually(lambda: [w.in_flight for w in running.directory.workers] == [1])
+        running.provider.gate.set()
+        await call.read()
+        assert await eventually(lambda: [w.in_flight for w in running.directory.workers] == [0])
 
 
 async def test_sigterm_drains(valkey: ValkeyProcess) -> None:
@@ -158,8 +161,7 @@ async def test_sigterm_drains(valkey: ValkeyProcess) -> None:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         # A second signal changes nothing.
         terminate()
-        await asyncio.sleep(0.3)
-        assert not running.task.done()
+        await stays(lambda: not running.task.done(), seconds=0.3)
         running.provider.gate.set()
         assert (await call.read()).events[0].HasField("finished")
         assert await call.read() is grpc.aio.EOF

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from patchbay.canonical import ChatEvent, ChatEvents, Error, Finished, Native, TextDelta
 from patchbay.errors import AUTHENTICATION, INTERNAL, PatchbayError, make_error
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, settled, stays
 from patchbay.worker.service import Provider, ProviderService
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
@@ -181,12 +181,11 @@ async def test_a_cancelled_call_closes_the_upstream_at_once(model: str) -> None:
         assert provider.running == 1
         before = metric("patchbay_worker_chats_total", backend="a", outcome="cancelled")
         call.cancel()
-        await eventually(lambda: provider.running == 0, seconds=0.5)
+        await eventually(lambda: provider.running == 0, seconds=1)
         await eventually(lambda: running.service.in_flight == 0)
         assert metric("patchbay_worker_chats_total", backend="a", outcome="cancelled") == before + 1
         with capture_logs() as lines:
-            await asyncio.sleep(0.05)
-        assert lines == []
+            await stays(lambda: not lines, seconds=0.05)
 
 
 async def test_the_deadline_closes_the_upstream() -> None:
@@ -194,7 +193,7 @@ async def test_the_deadline_closes_the_upstream() -> None:
     async with serving(provider) as running:
         refused = await refusal(running.stub.Chat(ChatRequest(backend="a", model="forever"), timeout=0.1))
         assert refused.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await eventually(lambda: provider.running == 0, seconds=0.5)
+        await eventually(lambda: provider.running == 0, seconds=1)
         await eventually(lambda: running.service.in_flight == 0)
 
 
@@ -290,12 +289,8 @@ async def test_a_reader_that_stops_stops_the_upstream() -> None:
     async with serving(provider) as running:
         call = running.stub.Chat(ChatRequest(backend="a", model="endless"))
         await call.read()
-        seen = -1
-        async with asyncio.timeout(20):
-            while seen != provider.sent:
-                seen = provider.sent
-                await asyncio.sleep(0.3)
-        assert provider.sent < 16 * 1024 * 1024
+        seen = await settled(lambda: provider.sent)
+        assert seen < 16 * 1024 * 1024
         # And goes on once somebody reads again.
         for _ in range(20):
             await call.read()
@@ -327,3 +322,4 @@ async def test_hundreds_of_cancelled_calls_leave_nothing() -> None:
         for call in calls:
             call.cancel()
         await eventually(lambda: running.service.in_flight == 0 and provider.running == 0, seconds=10)
+        assert metric("patchbay_worker_in_flight") == 0

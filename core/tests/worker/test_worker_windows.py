@@ -79,7 +79,7 @@ class Source:
         try:
             for delay, events in self.schedule:
                 if delay:
-                    await asyncio.sleep(delay)
+                    await virtual_time.pass_time(delay)
                 self.sent += [(loop.time(), event) for event in events]
                 self.pieces += 1
                 yield events
@@ -89,7 +89,7 @@ class Source:
                 raise self.failure
         finally:
             if self.cleanup_seconds:
-                await asyncio.sleep(self.cleanup_seconds)
+                await virtual_time.pass_time(self.cleanup_seconds)
             self.closed_at = loop.time()
 
 
@@ -168,7 +168,7 @@ def test_a_reader_that_stops_stops_the_source() -> None:
         async with aclosing(windows(source.events(), WINDOW)) as stream:
             got = list((await anext(stream)).events)
             assert len(got) <= MOST_AHEAD
-            await asyncio.sleep(60)
+            await virtual_time.pass_time(60)
             assert source.pieces <= len(got) + MOST_AHEAD
             async for window in stream:
                 assert len(window.events) <= MOST_AHEAD
@@ -190,7 +190,7 @@ def test_closing_it_closes_the_source(state: str, cleanup_seconds: float) -> Non
         source = Source(schedule, hangs=True, cleanup_seconds=cleanup_seconds)
         stream = windows(source.events(), WINDOW)
         await anext(stream)
-        await asyncio.sleep(1)
+        await virtual_time.pass_time(1)
         assert source.closed_at is None
         await stream.aclose()
         assert source.closed_at == 1 + cleanup_seconds
@@ -209,7 +209,7 @@ def test_cancelling_its_reader_closes_the_source() -> None:
                     pass
 
         reader = asyncio.create_task(read())
-        await asyncio.sleep(1)
+        await virtual_time.pass_time(1)
         reader.cancel()
         await asyncio.wait([reader])
         assert reader.cancelled()
@@ -266,7 +266,7 @@ def test_whatever_the_timing_nothing_is_lost_or_late(
                         assert now == max(sent_at, asked_at)
                 assert len(window.events) <= 3 * MOST_AHEAD
                 assert len(source.sent) - len(got) <= 3 * MOST_AHEAD
-                await asyncio.sleep(left.pop() if left else 0)
+                await virtual_time.pass_time(left.pop() if left else 0)
                 asked_at = loop.time()
         except ValueError:
             assert fails

@@ -28,7 +28,7 @@ from patchbay.errors import (
 )
 from patchbay.settings import Backend, Timeouts
 from patchbay.state.registry import WorkerRecord
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, hold
 from patchbay.testing.worker import (
     BLOCK,
     FINISHED,
@@ -312,7 +312,7 @@ async def test_retries_are_counted_by_why() -> None:
 async def test_a_cancellation_at_any_moment_leaves_nothing(scripts: list[Sequence[Step]], seconds: float) -> None:
     async with opening(serves("a", *map(flat, scripts)), serves("b", [HANG])) as opened:
         task = asyncio.create_task(opened.answer("a", "b"))
-        await asyncio.sleep(seconds)
+        await hold(seconds)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()

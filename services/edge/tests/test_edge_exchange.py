@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from patchbay.errors import INVALID_REQUEST, REQUEST_TOO_LARGE, Error, PatchbayError
 from patchbay.testing import virtual_time
 from patchbay.testing.eventually import eventually
+from patchbay.testing.virtual_time import in_virtual_time, pass_time
 from patchbay_edge.exchange import ClientGone, Exchange
 
 Message = MutableMapping[str, Any]
@@ -253,23 +254,28 @@ async def test_late_pieces_of_a_body_are_no_leaving() -> None:
     client = Client(b"more", b"and more")
     async with client.exchange.watch_disconnect():
         await eventually(lambda: client.messages.empty())
+        await asyncio.sleep(0)
+    assert asyncio.current_task().cancelling() == 0
 
 
+@in_virtual_time
 async def test_work_that_ends_is_left_alone() -> None:
     client = Client()
     async with client.exchange.watch_disconnect():
         await asyncio.sleep(0)
     client.leave()
-    await asyncio.sleep(0.01)
+    await pass_time(60)
     assert len(asyncio.all_tasks()) == 1
 
 
+@in_virtual_time
 async def test_what_servers_say_after_the_end_of_an_answer_is_no_leaving() -> None:
     client = Client()
     async with client.exchange.watch_disconnect():
         await client.exchange.answer(200, b"", {})
         client.leave()
-        await asyncio.sleep(0.01)
+        await pass_time(60)
+        assert client.exchange.ended
 
 
 @pytest.mark.parametrize("client_first", [True, False])
@@ -298,6 +304,7 @@ async def test_another_cancellation_is_never_swallowed(client_first: bool) -> No
         assert task.cancelled()
 
 
+@in_virtual_time
 async def test_a_leaving_is_seen_in_the_cleanup_of_a_cancelled_task() -> None:
     client = Client()
     seen: list[str] = []
@@ -316,7 +323,7 @@ async def test_a_leaving_is_seen_in_the_cleanup_of_a_cancelled_task() -> None:
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
     task.cancel()
-    await asyncio.sleep(0.01)
+    await pass_time(60)
     client.leave()
     await asyncio.wait([task])
     assert seen == ["gone"]

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from patchbay.canonical import BlockStop, ChatEvent, Head, Usage, Warning
 from patchbay.errors import OVERLOADED, RATE_LIMITED, UPSTREAM, make_error
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, settled
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.testing.worker import (
     BLOCK,
@@ -311,6 +311,7 @@ async def test_hundreds_of_clients_that_leave(start_edge: StartEdge) -> None:
         await asyncio.wait(tasks)
         await eventually(lambda: worker.running == 0, seconds=3)
         await running.idle()
+        assert worker.cancelled == 90
 
 
 async def test_a_client_that_does_not_read_stops_the_worker(start_edge: StartEdge) -> None:
@@ -319,13 +320,8 @@ async def test_a_client_that_does_not_read_stops_the_worker(start_edge: StartEdg
     async with start_edge(worker) as running:
         async with raw(running.port, request_bytes(OPENAI, STREAM)) as (reader, _):
             await eventually(lambda: worker.played > 0)
-            seen = -1
-            async with asyncio.timeout(20):
-                while seen != worker.played:
-                    seen = worker.played
-                    await asyncio.sleep(0.3)
-            # Of fifty megabytes, what sockets and windows hold.
-            assert seen < 250
+            # Of fifty megabytes, what sockets and windows hold: how large the system lets them grow differs.
+            assert await settled(lambda: worker.played) < 400
             body = bytearray()
             async with asyncio.timeout(30):
                 while b"0\r\n\r\n" not in body[-16:]:

@@ -106,9 +106,9 @@ def test_waits_for_a_worker_to_come() -> None:
     async def work() -> tuple[str, float]:
         chosen, directory = picker()
         waiting = [asyncio.create_task(chosen.pick("a")) for _ in range(3)]
-        await asyncio.sleep(1)
+        await virtual_time.pass_time(1)
         directory.change(worker("other", backend="b"))
-        await asyncio.sleep(1)
+        await virtual_time.pass_time(1)
         assert not any(task.done() for task in waiting)
         directory.change(worker("new"))
         found = await asyncio.gather(*waiting)

@@ -74,7 +74,7 @@ def play(work: Callable[[Socket], Awaitable[None]], dialect: AnyDialect = ANTHRO
         socket = Socket(dialect, stream=stream)
         with socket.reply:
             await work(socket)
-        await asyncio.sleep(100)
+        await virtual_time.pass_time(100)
         assert len(asyncio.all_tasks()) == 1
         return socket
 
@@ -83,7 +83,7 @@ def play(work: Callable[[Socket], Awaitable[None]], dialect: AnyDialect = ANTHRO
 
 def test_the_head_waits_for_the_first_content() -> None:
     async def work(socket: Socket) -> None:
-        await asyncio.sleep(HOLD - 1)
+        await virtual_time.pass_time(HOLD - 1)
         assert (socket.sent, socket.reply.committed) == ([], False)
         socket.reply.describe({"x-patchbay-backend": "a"}, [ChatEvent(head=Head(headers={"request-id": "up_1"}))])
         await socket.reply.write([STARTED, BLOCK, text("hello")])
@@ -110,7 +110,7 @@ def test_the_head_waits_for_the_first_content() -> None:
 
 def test_after_the_hold_the_head_goes_out_and_pings_follow() -> None:
     async def work(socket: Socket) -> None:
-        await asyncio.sleep(HOLD + 2 * PING + 1)
+        await virtual_time.pass_time(HOLD + 2 * PING + 1)
         assert socket.reply.committed
         await socket.reply.write([STARTED, BLOCK, text("hello"), STOP, FINISHED])
         await socket.reply.end()
@@ -124,12 +124,12 @@ def test_after_the_hold_the_head_goes_out_and_pings_follow() -> None:
 
 def test_pings_come_only_in_silence_and_never_after_the_end() -> None:
     async def work(socket: Socket) -> None:
-        await asyncio.sleep(1)
+        await virtual_time.pass_time(1)
         await socket.reply.write([STARTED, BLOCK, text("hello")])
         for _ in range(10):
-            await asyncio.sleep(PING - 0.5)
+            await virtual_time.pass_time(PING - 0.5)
             await socket.reply.write([text("x")])
-        await asyncio.sleep(2.5 * PING)
+        await virtual_time.pass_time(2.5 * PING)
         await socket.reply.write([STOP, FINISHED])
         await socket.reply.end()
 
@@ -161,7 +161,7 @@ def test_no_ping_comes_into_a_write_that_waits_for_the_client(blocked_on: str) -
 def test_pings_do_not_pile_up_before_a_client_that_does_not_read() -> None:
     async def work(socket: Socket) -> None:
         socket.room.clear()
-        await asyncio.sleep(HOLD + 10 * PING)
+        await virtual_time.pass_time(HOLD + 10 * PING)
         assert socket.waiting == 1
         socket.room.set()
         await socket.reply.write([STARTED, BLOCK, text("hello"), STOP, FINISHED])
@@ -177,9 +177,9 @@ def test_pings_do_not_pile_up_before_a_client_that_does_not_read() -> None:
 def test_content_that_comes_while_the_head_goes_out_follows_it() -> None:
     async def work(socket: Socket) -> None:
         socket.room.clear()
-        await asyncio.sleep(HOLD + 1)
+        await virtual_time.pass_time(HOLD + 1)
         writing = asyncio.create_task(socket.reply.write([STARTED, BLOCK, text("hello")]))
-        await asyncio.sleep(1)
+        await virtual_time.pass_time(1)
         socket.room.set()
         await writing
         await socket.reply.end()
@@ -193,11 +193,11 @@ def test_content_that_comes_while_the_head_goes_out_follows_it() -> None:
 def test_an_error_after_the_commit_ends_the_stream_in_its_dialect(head_is_out: bool) -> None:
     async def work(socket: Socket) -> None:
         if head_is_out:
-            await asyncio.sleep(HOLD + 1)
+            await virtual_time.pass_time(HOLD + 1)
         else:
             # The timer has just decided to send it, and nothing of it is sent.
             socket.room.clear()
-            await asyncio.sleep(HOLD + 0.5)
+            await virtual_time.pass_time(HOLD + 0.5)
             asyncio.get_running_loop().call_later(1, socket.room.set)
         assert socket.reply.committed
         await socket.reply.fail(make_error(OVERLOADED, "too much", http_status=529))
@@ -213,12 +213,12 @@ def test_a_cancelled_start_is_made_up_for_by_the_error() -> None:
         socket.room.clear()
 
         async def answer() -> None:
-            await asyncio.sleep(HOLD - 1)
+            await virtual_time.pass_time(HOLD - 1)
             # Waits behind the client, and then behind the sign of life.
             await socket.reply.write([STARTED, BLOCK, text("hello")])
 
         task = asyncio.create_task(answer())
-        await asyncio.sleep(HOLD + 1)
+        await virtual_time.pass_time(HOLD + 1)
         task.cancel()
         await asyncio.wait([task])
         socket.room.set()
@@ -231,7 +231,7 @@ def test_a_cancelled_start_is_made_up_for_by_the_error() -> None:
 
 def test_a_plain_answer_is_one_body_with_its_length() -> None:
     async def work(socket: Socket) -> None:
-        await asyncio.sleep(10 * HOLD)
+        await virtual_time.pass_time(10 * HOLD)
         assert (socket.sent, socket.reply.committed) == ([], False)
         await socket.reply.write([STARTED, BLOCK, text("hel")])
         await socket.reply.write([text("lo"), STOP, ChatEvent(usage=Usage(input_tokens=3, output_tokens=2)), FINISHED])

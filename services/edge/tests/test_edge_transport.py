@@ -10,7 +10,7 @@ import pytest
 from patchbay.canonical import ChatEvent
 from patchbay.errors import INTERNAL, OVERLOADED, TIMEOUT, UNAVAILABLE, Code, PatchbayError
 from patchbay.testing.cluster import free_port
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, Step, answer, text
 from patchbay_edge.transport import ChatCall, Connection, Connections, WorkerFailure
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, ListModelsRequest, Model
@@ -83,7 +83,8 @@ async def test_a_worker_that_dies_in_the_middle() -> None:
         call = connection.chat(ChatRequest(), timeout=5)
         assert list((await anext(call)).events) == [STARTED]
         reading = asyncio.create_task(failure(call))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert not reading.done()
         await server.stop(None)
         assert isinstance(await reading, WorkerFailure)
         await connection.aclose()
@@ -112,8 +113,9 @@ async def test_closing_stops_the_worker(moment: str) -> None:
             await anext(call)
         call.close()
         assert connection.in_flight == 0
-        await asyncio.sleep(0.05)
         await eventually(lambda: worker.running == 0)
+        # One that was not sent yet does not come after all.
+        await stays(lambda: worker.running == 0, seconds=0.05)
 
 
 async def test_a_request_that_cannot_be_sent_leaves_no_count() -> None:

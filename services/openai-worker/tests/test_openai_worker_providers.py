@@ -240,7 +240,7 @@ async def test_closing_the_answer_leaves_the_upstream_at_once() -> None:
         while "text_delta" not in kinds(await anext(answer)):
             continue
         await answer.aclose()
-        await eventually(lambda: served.visits[0].left_at is not None, seconds=0.5)
+        assert await eventually(lambda: served.visits[0].left_at is not None, seconds=1)
 
 
 async def test_what_the_upstream_cannot_honour_is_a_warning_or_refused() -> None:

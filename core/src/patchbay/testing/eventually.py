@@ -72,6 +72,11 @@ async def hold(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+def block_loop(seconds: float) -> None:
+    """Keeps the event loop from running anything, as a busy machine does, so that timers are late."""
+    time.sleep(seconds)
+
+
 def wait_until(
     condition: Callable[[], object], *, what: str, seconds: float = 30.0, log: Callable[[], str] | None = None
 ) -> None:
