@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-START_SECONDS = 30.0
+from patchbay.testing.eventually import wait_until
 
 # Says who it is, starts a child that outlives it if nobody ends it, and waits to be told to stop.
 _WORKER = """#!{python}
@@ -62,20 +61,6 @@ cli.main()
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def until(condition: Callable[[], object], seconds: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
 @dataclass
 class Machine:
     """A place to run `patchbay` in, with a clean environment."""
@@ -111,7 +96,7 @@ class Machine:
     def up(self, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
         """Starts a system on free ports and waits until it says that it is up."""
         process = self.command("up", "--server.port=0", "--standin.port=0", *arguments, **environ)
-        until(lambda: "Ctrl-C" in self.said() or process.poll() is not None)
+        wait_until(lambda: "Ctrl-C" in self.said() or process.poll() is not None, what="up", log=self.said)
         assert process.poll() is None, self.said()
         return process
 
@@ -138,23 +123,30 @@ class Machine:
         pids = {int(after) for word, after in pairwise(words) if word == "pid"}
         return pids | {int(path.name) for path in self.pids.iterdir()}
 
+    @staticmethod
+    def lives(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
     def supervisord(self) -> int:
         return int((self.directory / ".patchbay" / "supervisord.pid").read_text())
 
     def pid_of(self, name: str) -> int:
         return next(
             process.pid
-            for process in map(psutil.Process, filter(alive, self.seen()))
+            for process in map(psutil.Process, filter(self.lives, self.seen()))
             if any(part.endswith(name) for part in process.cmdline())
         )
 
     def left(self) -> list[Sequence[str]]:
-        return [psutil.Process(pid).cmdline() for pid in self.seen() if alive(pid)]
+        return [psutil.Process(pid).cmdline() for pid in self.seen() if self.lives(pid)]
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path)
     yield made
-    for pid in filter(alive, made.seen()):
+    for pid in filter(made.lives, made.seen()):
         os.kill(pid, signal.SIGKILL)

@@ -3,26 +3,13 @@
 import re
 import signal
 import socket
-import time
 
 import psutil
 import pytest
 
+from patchbay.testing.eventually import wait_until
+
 KEY = "sk-made-up-0123456789"
-
-
-def wait_for(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -60,11 +47,11 @@ def test_a_dead_service_is_started_again_and_that_is_said(machine):
     first = machine.pid_of("patchbay-openai-worker")
     children = psutil.Process(first).children()
     psutil.Process(first).kill()
-    wait_for(lambda: "openai-worker runs again" in machine.said())
+    wait_until(lambda: "openai-worker runs again" in machine.said(), what="it runs again", log=machine.said)
     assert "openai-worker has ended (terminated by SIGKILL): starting it again" in machine.said()
     assert machine.pid_of("patchbay-openai-worker") != first
     assert children
-    wait_for(lambda: not any(alive(child.pid) for child in children), seconds=5)
+    wait_until(lambda: not any(machine.lives(child.pid) for child in children), what="its children end", seconds=10)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert machine.left() == []
@@ -73,7 +60,8 @@ def test_a_dead_service_is_started_again_and_that_is_said(machine):
 def test_when_the_command_is_killed_everything_ends(machine):
     process = machine.up()
     process.kill()
-    wait_for(lambda: not machine.left())
+    wait_until(lambda: not machine.left(), what="everything ends", log=machine.said)
+    assert len(machine.seen()) >= 8
 
 
 def test_when_the_supervisor_is_killed_everything_ends(machine):
@@ -89,15 +77,16 @@ def test_when_both_are_killed_every_service_ends(machine):
     services = [machine.pid_of(name) for name in ("patchbay-edge", "patchbay-openai-worker", "patchbay-claude-worker")]
     process.kill()
     psutil.Process(machine.supervisord()).kill()
-    wait_for(lambda: not any(map(alive, services)))
+    wait_until(lambda: not any(map(machine.lives, services)), what="every service ends", log=machine.said)
+    assert len(set(services)) == 3
 
 
 def test_a_second_signal_does_not_wait(machine):
-    machine.install("patchbay-openai-worker", stop="time.sleep(1000)")
+    machine.install("patchbay-openai-worker", stop="signal.pause()")
     process = machine.up()
     process.send_signal(signal.SIGINT)
     log = machine.directory / ".patchbay/logs/supervisord.log"
-    wait_for(lambda: "stopped: claude-worker" in log.read_text())
+    wait_until(lambda: "stopped: claude-worker" in log.read_text(), what="the others end", log=log.read_text)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     assert machine.left() == []
@@ -157,7 +146,7 @@ def test_secrets_are_in_no_file_and_no_command_line(machine):
     assert "stand-in" not in said
     written = b"".join(path.read_bytes() for path in machine.directory.rglob("*") if path.is_file())
     assert KEY.encode() not in written
-    for pid in filter(alive, machine.seen()):
+    for pid in filter(machine.lives, machine.seen()):
         assert KEY not in " ".join(psutil.Process(pid).cmdline())
     assert KEY not in said
     process.send_signal(signal.SIGINT)
