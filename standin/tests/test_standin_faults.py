@@ -204,11 +204,12 @@ def test_silence_for_a_while(standin: StandinProcess, ask: Any) -> None:
     standin.script("pause", Script(text="a b c", silence_after=1, silence_ms=200, keepalive_ms=50))
     started = time.monotonic()
     answer = ask("anthropic", "pause", stream=True)
-    assert 0.19 < time.monotonic() - started < 1
+    assert 0.19 < time.monotonic() - started < 2
     names = [name for name, _ in answer.events]
     assert names[3] == "content_block_delta"
-    assert names[4:].index("content_block_delta") == 3
-    assert names[4:7] == ["ping"] * 3
+    # Three fit in; on a busy machine one comes late, or one more as the silence ends.
+    assert 2 <= names[4:].index("content_block_delta") <= 4
+    assert names[4:6] == ["ping"] * 2
     assert names[-1] == "message_stop"
 
 
@@ -245,7 +246,7 @@ def test_half_a_request_is_an_abort(standin: StandinProcess) -> None:
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         standin.wait_for(lambda standin: standin.stats().active == 1)
-    standin.wait_for(lambda standin: standin.stats().aborted == 1)
+    assert standin.wait_for(lambda standin: standin.stats().aborted == 1)
 
 
 def test_an_unknown_encoding_is_refused(call: Any) -> None:

@@ -32,21 +32,22 @@ async def test_paced_deltas(standin: StandinProcess) -> None:
     times = await arrivals(standin, Script(deltas=20, delta_delay_ms=20))
     # One piece per delta: the first at once, the last with the end of the stream.
     assert len(times) == 1 + 20
-    assert times[1] < 0.3
-    # 19 pauses; the upper bounds here only catch a pace that is wrong, not a busy machine.
-    assert 0.375 < times[-1] - times[1] < 0.7
+    # 19 pauses, from the first delta on. A busy client notes the first delta late, so that the lower bound is for the
+    # time since the request; the upper bounds only catch a pace that is wrong.
+    assert 0.375 < times[-1] < 2
+    assert times[1] < times[-1] / 2
 
 
 async def test_many_paced_streams_keep_their_time(standin: StandinProcess) -> None:
     script = Script(deltas=40, delta_delay_ms=10)
     for times in await asyncio.gather(*(arrivals(standin, script) for _ in range(16))):
-        assert 0.38 < times[-1] - times[1] < 1.2
+        assert 0.38 < times[-1] < 2
 
 
 async def test_delays_before_head_and_event(standin: StandinProcess) -> None:
     head, first, *_ = await arrivals(standin, Script(first_byte_delay_ms=150, first_event_delay_ms=200))
-    assert 0.14 < head < 0.33
-    assert 0.34 < first < 0.9
+    assert 0.14 < head < first
+    assert 0.34 < first < 1.5
 
 
 async def test_joined_and_separate_sends(standin: StandinProcess) -> None:
@@ -72,7 +73,7 @@ def test_a_whole_answer_takes_the_time_of_its_stream(standin: StandinProcess, as
     script = Script(deltas=11, delta_delay_ms=20)
     started = time.monotonic()
     ask("anthropic", "m", headers={"x-standin-script": write_script(script).decode()})
-    assert 0.19 < time.monotonic() - started < 0.8
+    assert 0.19 < time.monotonic() - started < 1.5
 
 
 @pytest.mark.parametrize("delays", [[0.005, 0.001, 0.003, 0.001], [0.0, 0.002]])
@@ -102,4 +103,5 @@ async def test_the_wheel_forgets_who_no_longer_waits() -> None:
     gone.cancel()
     waiter: asyncio.Future[None] = loop.create_future()
     wheel.wake_at(loop.time() + 0.004, waiter)
-    await asyncio.wait_for(waiter, 1)
+    await asyncio.wait_for(waiter, 5)
+    assert gone.cancelled()

@@ -43,8 +43,10 @@ def test_it_ends_with_its_parent() -> None:
         "standin = StandinProcess(); standin.start(); print(standin.pid, flush=True); os._exit(1)"
     )
     parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, timeout=30)
+    pid = int(parent.stdout)
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(parent.stdout)).wait(timeout=5)
+        psutil.Process(pid).wait(timeout=5)
+    assert not psutil.pid_exists(pid)
 
 
 def test_a_taken_port_is_said(capfd: pytest.CaptureFixture[str]) -> None:
