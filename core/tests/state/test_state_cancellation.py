@@ -56,7 +56,7 @@ async def test_at_every_step(redis):
     # The last counts are past the end of the request: until then, each cancels it one step later.
     while finished < 20:
         finished += await Steps(steps).run(request(admission))
-        await eventually(lambda: is_empty(admission), seconds=1)
+        await eventually(lambda: is_empty(admission))
         steps += 1
     assert steps > 25
     assert not admission.degraded
@@ -89,7 +89,7 @@ async def test_a_crowd_cancelled_anywhere(redis, seed):
             tasks.create_task(one())
             if chance.random() < 0.05:
                 await hold(0.001)
-    await eventually(lambda: is_empty(admission), seconds=1)
+    await eventually(lambda: is_empty(admission))
     assert min(done, denied, cancelled) > 20
 
 
@@ -125,7 +125,7 @@ async def test_release_by_a_cancelled_task(redis):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await eventually(lambda: is_empty(admission), seconds=1)
+    await eventually(lambda: is_empty(admission))
 
 
 async def test_cancelled_while_redis_is_paused(valkey, redis, background):
@@ -144,4 +144,4 @@ async def test_cancelled_while_redis_is_paused(valkey, redis, background):
     await eventually(lambda: admission.degraded)
     valkey.resume()
     await eventually(lambda: not admission.degraded)
-    await eventually(lambda: is_empty(admission), seconds=1)
+    await eventually(lambda: is_empty(admission))

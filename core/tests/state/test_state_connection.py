@@ -112,12 +112,13 @@ async def test_more_commands_than_connections_take_turns(either):
 
 
 async def test_many_commands_to_a_paused_server_all_end_in_time(valkey, connected):
-    client = connected(valkey.url, timeout=0.2)
+    client = connected(valkey.url, timeout=0.5)
     await client.ping()
     valkey.pause()
     started = time.monotonic()
     outcomes = await asyncio.gather(*(client.ping() for _ in range(300)), return_exceptions=True)
-    assert time.monotonic() - started < 2 * 0.2 + 0.2
+    # One wait for a connection and one for an answer, not one wait after the other.
+    assert time.monotonic() - started < 2 * 0.5 + 0.5
     assert all(isinstance(outcome, RedisTimeoutError) for outcome in outcomes)
 
 
@@ -127,7 +128,7 @@ async def test_a_killed_server_is_refused_at_once_and_found_again(valkey, redis)
     started = time.monotonic()
     with pytest.raises(RedisConnectionError):
         await redis.ping()
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 0.4
     valkey.start()
     assert await redis.ping()
 

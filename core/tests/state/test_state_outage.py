@@ -41,7 +41,8 @@ async def test_a_paused_redis_costs_one_timeout(valkey, redis):
     started = time.monotonic()
     for _ in range(1000):
         await outcome(admission)
-    assert time.monotonic() - started < 0.5
+    # Each on its own would cost a timeout.
+    assert time.monotonic() - started < 5
 
 
 async def test_requests_that_wait_behind_one_that_hangs_do_not_wait_anew(valkey, redis):
@@ -76,7 +77,7 @@ async def test_recovers_without_restart(valkey, redis, background, how):
         return await admission.gauges() == expected
 
     everyone = {"connections": 8, "concurrency:k": 5, "concurrency:k0": 1, "concurrency:k1": 1, "concurrency:k2": 1}
-    await eventually(lambda: counts(everyone), seconds=1)
+    await eventually(lambda: counts(everyone))
     assert await outcome(admission) == OVERLOADED
     for lease in (*before, *during):
         await lease.release()
@@ -115,7 +116,7 @@ async def test_what_was_denied_in_an_outage_holds_no_place_after_it(valkey, redi
     async def is_empty() -> bool:
         return await admission.gauges() == {"connections": 0}
 
-    await eventually(is_empty, seconds=1)
+    await eventually(is_empty)
 
 
 async def test_alone_each_limit_is_this_replicas_share(valkey, redis):

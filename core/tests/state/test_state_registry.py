@@ -53,7 +53,7 @@ async def test_each_heartbeat_brings_the_record_of_that_moment(redis, background
     background(directory.run())
     await eventually(lambda: names(directory) == ["w1"])
     now["in_flight"] = 7
-    assert await eventually(lambda: directory.workers[0].in_flight == 7, seconds=1)
+    assert await eventually(lambda: directory.workers[0].in_flight == 7)
 
 
 async def test_draining_is_noticed_at_once(redis, background):
@@ -69,8 +69,8 @@ async def test_draining_is_noticed_at_once(redis, background):
     now["draining"] = True
     started = time.monotonic()
     await announcer.announce_now()
-    await eventually(lambda: directory.for_backend("openai") == [], seconds=1)
-    assert time.monotonic() - started < 0.2
+    await eventually(lambda: directory.for_backend("openai") == [])
+    assert time.monotonic() - started < 1
     assert names(directory) == ["w1"]
     assert changes == [[]]
 
@@ -84,7 +84,7 @@ async def test_withdrawn_when_cancelled(redis, background):
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await eventually(lambda: names(directory) == [], seconds=1)
+    await eventually(lambda: names(directory) == [])
     assert await redis.hgetall(keys.WORKERS) == {}
 
 
@@ -149,7 +149,7 @@ async def test_a_killed_worker_disappears_within_its_time_to_live(valkey, redis,
     await process.wait()
     killed = time.monotonic()
     await eventually(lambda: names(directory) == [])
-    assert time.monotonic() - killed < 0.6 + 0.2
+    assert time.monotonic() - killed < 0.6 + 1.0
 
 
 @pytest.mark.parametrize("how", ["pause", "kill"])
@@ -206,7 +206,7 @@ async def test_a_worker_that_withdraws_after_an_outage_is_not_kept(valkey, redis
     await announcer.announce_now()
     await eventually(lambda: is_subscribed(redis))
     await announcer.withdraw()
-    assert await eventually(lambda: directory.workers == (), seconds=1)
+    assert await eventually(lambda: directory.workers == ())
 
 
 async def test_announcing_goes_on_after_an_outage_and_says_so_once(valkey, redis, background):
@@ -274,7 +274,7 @@ async def test_works_on_a_cluster(cluster, connected, background):
     node = connected(f"redis://127.0.0.1:{cluster.port}/0")
     await eventually(lambda: is_subscribed(node))
     await Announcer(redis, lambda: worker("w1")).announce_now()
-    assert await eventually(lambda: names(directory) == ["w1"], seconds=1)
+    assert await eventually(lambda: names(directory) == ["w1"])
 
 
 async def test_works_without_permission_for_channels(valkey, connected, background):
@@ -283,4 +283,4 @@ async def test_works_without_permission_for_channels(valkey, connected, backgrou
     directory = Directory(redis, interval=0.05)
     background(directory.run())
     background(Announcer(redis, lambda: worker("w1")).run())
-    assert await eventually(lambda: names(directory) == ["w1"], seconds=1)
+    assert await eventually(lambda: names(directory) == ["w1"])
