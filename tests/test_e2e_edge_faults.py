@@ -12,12 +12,13 @@ import httpx
 import psutil
 import pytest
 from conftest import Config
+from streaming import PAIRS, body_for, open_client, script, watch
+
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
 from patchbay.testing.cluster import Cluster, ServiceProcess, wait_until
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin.testing import StandinProcess
-from streaming import PAIRS, body_for, open_client, script, watch
 
 CHAT = "/v1/chat/completions"
 

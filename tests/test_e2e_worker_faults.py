@@ -10,10 +10,11 @@ import anthropic
 import openai
 import pytest
 from conftest import Config
+from streaming import PAIRS, Seen, body_for, open_client, script, watch
+
 from patchbay.testing.cluster import Cluster, ServiceProcess, wait_until
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin.testing import StandinProcess
-from streaming import PAIRS, Seen, body_for, open_client, script, watch
 
 WORKER_OF = {"openai": "openai-worker", "anthropic": "claude-worker"}
 
