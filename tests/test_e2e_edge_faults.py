@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -16,11 +16,38 @@ from streaming import PAIRS, body_for, open_client, script, watch
 
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
-from patchbay.testing.cluster import Cluster, ServiceProcess, wait_until
+from patchbay.testing.cluster import Cluster, ServiceProcess
+from patchbay.testing.eventually import eventually, settled, wait_until
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin.testing import StandinProcess
 
 CHAT = "/v1/chat/completions"
+
+# For each timeout, all of a backend: that one is short.
+TIMEOUTS = {
+    "first-byte": {"connect": 5, "first_byte": 0.5, "idle": 30, "total": 60},
+    "idle": {"connect": 5, "first_byte": 30, "idle": 0.5, "total": 60},
+    "total": {"connect": 5, "first_byte": 30, "idle": 30, "total": 0.8},
+}
+
+
+@pytest.fixture(scope="module")
+def hurried(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> Iterator[Cluster]:
+    """A short drain, and backends such as `openai-idle`, whose timeout of that name is short."""
+    config: Any = config_for(server={"drain_seconds": 0.5})
+    for name in ("openai", "anthropic"):
+        for timeout, seconds in TIMEOUTS.items():
+            config["backends"][f"{name}-{timeout}"] = {**config["backends"][name], "kind": name, "timeout": seconds}
+    with Cluster(config, redis_url=shared_valkey.url.removesuffix("0") + "2") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def chatty(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> Iterator[Cluster]:
+    """Heads are held briefly, and pings come often."""
+    config = config_for(server={"head_hold_seconds": 0.5, "keep_alive_ping_seconds": 0.3})
+    with Cluster(config, redis_url=shared_valkey.url.removesuffix("0") + "3") as cluster:
+        yield cluster
 
 
 async def connections(url: str) -> int:
@@ -32,11 +59,11 @@ async def connections(url: str) -> int:
         await redis.aclose()
 
 
-async def until_released(url: str, *, seconds: float = 5.0) -> None:
-    give_up_at = time.monotonic() + seconds
-    while held := await connections(url):
-        assert time.monotonic() < give_up_at, f"{held} leases still held"
-        await asyncio.sleep(0.02)
+async def until_released(url: str) -> None:
+    async def is_released() -> bool:
+        return await connections(url) == 0
+
+    await eventually(is_released, what="every lease is given back")
 
 
 async def test_a_killed_edges_slots_come_back_within_the_lease(
@@ -63,12 +90,12 @@ async def test_a_killed_edges_slots_come_back_within_the_lease(
             assert refused.json()["error"]["code"] == "rate_limit_exceeded"
             assert int(refused.headers["retry-after"]) >= 1
 
+            async def is_admitted() -> bool:
+                return (await client.post(second.url + CHAT, json=short, headers=headers)).status_code == 200
+
             first.kill()
-            killed_at = time.monotonic()
             await asyncio.wait(streams)
-            while (await client.post(second.url + CHAT, json=short, headers=headers)).status_code != 200:
-                assert time.monotonic() - killed_at < 4.0, "the slots did not come back"
-                await asyncio.sleep(0.05)
+            assert await eventually(is_admitted, seconds=5, what="the slots come back")
 
 
 async def test_requests_per_minute_are_exact_over_two_edges(
@@ -123,7 +150,7 @@ async def test_vanished_clients_stop_their_upstreams_and_free_every_slot(
                 stream.cancel()
             await asyncio.wait(streams)
         await asyncio.to_thread(standin.wait_for, lambda process: process.stats().aborted == 100, seconds=5)
-        assert time.monotonic() - left_at < 2.0
+        assert time.monotonic() - left_at < 3.0
         await until_released(valkey.url)
 
         def told() -> int:
@@ -157,7 +184,7 @@ async def test_sigterm_lets_fifty_streams_end_and_takes_no_new_ones(
             streams = []
             for number, event in enumerate(begun):
                 path, backend = PAIRS[number % 4]
-                body = body_for(f"{backend}/{script(deltas=60, delta_delay_ms=50)}")
+                body = body_for(f"{backend}/{script(deltas=40, delta_delay_ms=50)}")
                 streams.append(asyncio.create_task(watch(client, edge.url + path, body, first=event)))
             await asyncio.wait_for(asyncio.gather(*(event.wait() for event in begun)), timeout=20)
             edge.terminate()
@@ -176,18 +203,18 @@ def _refuses(edge: ServiceProcess) -> bool:
 
 @pytest.mark.parametrize(("path", "backend"), PAIRS)
 async def test_a_stream_longer_than_the_drain_ends_with_an_error_of_its_dialect(
-    valkey: ValkeyProcess, config_for: Callable[..., Config], path: str, backend: str
+    hurried: Cluster, path: str, backend: str
 ) -> None:
-    with Cluster(config_for(server={"drain_seconds": 0.5}), redis_url=valkey.url) as cluster:
-        edge = cluster.edges[0]
-        async with open_client() as client:
-            begun = asyncio.Event()
-            body = body_for(f"{backend}/{script(deltas=1000, delta_delay_ms=50)}")
-            stream = asyncio.create_task(watch(client, edge.url + path, body, first=begun))
-            await asyncio.wait_for(begun.wait(), timeout=10)
-            edge.terminate()
-            answer = await stream
-        assert await asyncio.to_thread(edge.wait) == 0
+    edge = hurried.add_edge()
+    await asyncio.to_thread(hurried.wait_ready)
+    async with open_client() as client:
+        begun = asyncio.Event()
+        body = body_for(f"{backend}/{script(deltas=1000, delta_delay_ms=50)}")
+        stream = asyncio.create_task(watch(client, edge.url + path, body, first=begun))
+        await asyncio.wait_for(begun.wait(), timeout=10)
+        edge.terminate()
+        answer = await stream
+    assert await asyncio.to_thread(edge.wait) == 0
     assert answer.error is not None
     assert "shut down" in str(answer.error["message"])
 
@@ -202,7 +229,7 @@ async def test_a_paused_redis_stops_no_stream_and_needs_no_restart(
         async with open_client() as client:
             begun = asyncio.Event()
             running = asyncio.create_task(
-                watch(client, url, body_for(script(deltas=80, delta_delay_ms=50)), first=begun)
+                watch(client, url, body_for(script(deltas=60, delta_delay_ms=50)), first=begun)
             )
             await asyncio.wait_for(begun.wait(), timeout=10)
             valkey.pause()
@@ -214,6 +241,7 @@ async def test_a_paused_redis_stops_no_stream_and_needs_no_restart(
                 assert (await client.get(cluster.url + "/health")).status_code == 200
                 ready = await client.get(cluster.url + "/ready")
                 assert (ready.status_code, ready.json()["redis"]) == (200, "away")
+                assert not running.done(), "the stream outlives the first requests without Redis"
                 assert (await running).complete
             finally:
                 valkey.resume()
@@ -283,67 +311,45 @@ async def test_a_slow_reader_slows_the_upstream_and_costs_no_memory(
                 connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
                 connection.recv(1024)
                 await asyncio.to_thread(standin.wait_for, lambda process: process.stats().paused > 0, seconds=20)
-                deltas = await asyncio.to_thread(_settled, standin)
+                await settled(lambda: asyncio.to_thread(_deltas_of_the_last, standin), quiet=0.5)
                 grown = [process.memory_info().rss - rss for process, rss in zip(processes, before, strict=True)]
             assert standin.stats().completed == 0
-            assert deltas >= 0
             assert max(grown) < 24 * 1024 * 1024, (path, backend, grown)
             await asyncio.to_thread(standin.wait_for, lambda process: process.stats().aborted == 1)
 
 
-def _settled(standin: StandinProcess) -> int:
-    """Waits until the upstream makes no more progress; how far it came, in deltas."""
-    last, since = -1, time.monotonic()
-    while time.monotonic() - since < 0.5:
-        deltas = standin.requests()[-1].deltas
-        if deltas != last:
-            last, since = deltas, time.monotonic()
-        time.sleep(0.05)
-    return last
+def _deltas_of_the_last(standin: StandinProcess) -> int:
+    return standin.requests()[-1].deltas
 
 
 @pytest.mark.parametrize(("path", "backend"), PAIRS)
-async def test_a_long_silence_is_filled_with_pings_and_then_answered(
-    valkey: ValkeyProcess, config_for: Callable[..., Config], path: str, backend: str
-) -> None:
-    config = config_for(server={"head_hold_seconds": 0.5, "keep_alive_ping_seconds": 0.3})
-    with Cluster(config, redis_url=valkey.url) as cluster:
-        async with open_client() as client:
-            body = body_for(f"{backend}/{script(deltas=3, first_byte_delay_ms=2000)}")
-            answer = await watch(client, cluster.url + path, body)
+async def test_a_long_silence_is_filled_with_pings_and_then_answered(chatty: Cluster, path: str, backend: str) -> None:
+    async with open_client() as client:
+        body = body_for(f"{backend}/{script(deltas=3, first_byte_delay_ms=1600)}")
+        answer = await watch(client, chatty.url + path, body)
     assert answer.complete
-    assert answer.pings >= 4
+    # At 0.5 s and then each 0.3 s: four, and fewer on a busy machine.
+    assert answer.pings >= 3
 
 
 @pytest.mark.parametrize(("path", "backend"), PAIRS)
 @pytest.mark.parametrize(
     ("timeout", "scenario"),
     [
-        ({"first_byte": 0.5, "idle": 30, "total": 60}, {"first_byte_delay_ms": 60_000}),
-        ({"first_byte": 30, "idle": 0.5, "total": 60}, {"first_event_delay_ms": 60_000}),
-        ({"first_byte": 30, "idle": 30, "total": 0.8}, {"deltas": 1000, "first_event_delay_ms": 60_000}),
+        ("first-byte", {"first_byte_delay_ms": 60_000}),
+        ("idle", {"first_event_delay_ms": 60_000}),
+        ("total", {"deltas": 1000, "first_event_delay_ms": 60_000}),
     ],
-    ids=["first byte", "idle", "total"],
 )
 async def test_each_timeout_is_a_clear_error_and_ends_the_upstreams_work(
-    valkey: ValkeyProcess,
-    config_for: Callable[..., Config],
-    standin: StandinProcess,
-    *,
-    path: str,
-    backend: str,
-    timeout: dict[str, float],
-    scenario: dict[str, int],
+    hurried: Cluster, standin: StandinProcess, *, path: str, backend: str, timeout: str, scenario: dict[str, int]
 ) -> None:
-    config: Any = config_for()
-    config["backends"][backend]["timeout"] = {"connect": 5, **timeout}
-    with Cluster(config, redis_url=valkey.url) as cluster:
-        standin.reset()
-        async with open_client() as client:
-            asked_at = time.monotonic()
-            answer = await watch(client, cluster.url + path, body_for(f"{backend}/{script(**scenario)}"))
-            took = time.monotonic() - asked_at
+    standin.reset()
+    async with open_client() as client:
+        asked_at = time.monotonic()
+        answer = await watch(client, hurried.url + path, body_for(f"{backend}-{timeout}/{script(**scenario)}"))
+        took = time.monotonic() - asked_at
     assert answer.status == 504
-    # Two attempts at most, each no longer than the timeout.
-    assert took < 2.5
+    # Two attempts at most, each no longer than the timeout; every other timeout is much longer.
+    assert took < 5
     await asyncio.to_thread(standin.wait_for, lambda process: process.stats().active == 0)

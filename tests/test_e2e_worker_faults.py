@@ -12,18 +12,35 @@ import pytest
 from conftest import Config
 from streaming import PAIRS, Seen, body_for, open_client, script, watch
 
-from patchbay.testing.cluster import Cluster, ServiceProcess, wait_until
+from patchbay.testing.cluster import Cluster, ServiceProcess
+from patchbay.testing.eventually import wait_until
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin.testing import StandinProcess
 
 WORKER_OF = {"openai": "openai-worker", "anthropic": "claude-worker"}
 
 
-@pytest.fixture
-def wide(valkey: ValkeyProcess, config_for: Callable[..., Config]) -> Iterator[Cluster]:
-    """Two edges and two replicas of each worker."""
-    with Cluster(config_for(), redis_url=valkey.url, edges=2, workers=2) as cluster:
+@pytest.fixture(scope="module")
+def fleet(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> Iterator[Cluster]:
+    # A killed worker is off the list after two seconds.
+    config = config_for(workers={"heartbeat_seconds": 0.5, "heartbeat_ttl_seconds": 2})
+    with Cluster(config, redis_url=shared_valkey.url.removesuffix("0") + "2", edges=2, workers=2) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def wide(fleet: Cluster) -> Cluster:
+    """Two edges and two replicas of each worker: those that a test before this one has ended are replaced."""
+    for kind, group in fleet.workers.items():
+        group[:] = [worker for worker in group if worker.alive]
+        backend = "anthropic" if kind == "claude-worker" else "openai"
+        for edge in fleet.edges:
+            # So that a dead one, which is still on the list, is not taken for its successor.
+            wait_until(lambda: fleet.replicas(edge, backend) == len(group), what="the dead ones gone", log=fleet.logs)  # noqa: B023
+        for _ in range(2 - len(group)):
+            fleet.add_worker(kind)
+    fleet.wait_ready()
+    return fleet
 
 
 @pytest.mark.parametrize(("path", "backend"), PAIRS)
