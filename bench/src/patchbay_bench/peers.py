@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path as Folder
 from typing import Final
 
-from patchbay.testing.cluster import free_port
+from patchbay.testing.ports import free_port
 from patchbay_bench.environments import environment
 from patchbay_bench.paths import (
     CCPROXY_ANTHROPIC,

@@ -9,8 +9,8 @@ import pytest
 
 from patchbay.errors import INVALID_REQUEST, TIMEOUT, UNAVAILABLE, UPSTREAM, Code, PatchbayError
 from patchbay.settings import Timeouts
-from patchbay.testing.cluster import free_port
 from patchbay.testing.eventually import eventually, hold, settled
+from patchbay.testing.ports import free_port
 from patchbay.testing.upstream import Script, Upstream, Visit
 from patchbay.upstream import http
 from patchbay.upstream.http import HttpUpstream

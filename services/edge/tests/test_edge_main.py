@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from patchbay.canonical import BlockStop, ChatEvent
-from patchbay.testing.cluster import ServiceProcess, free_port
+from patchbay.testing.cluster import ServiceProcess
 from patchbay.testing.eventually import eventually, settled, stays
+from patchbay.testing.ports import free_port
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, answer, text
 

@@ -9,8 +9,8 @@ import pytest
 
 from patchbay.canonical import ChatEvent
 from patchbay.errors import INTERNAL, OVERLOADED, TIMEOUT, UNAVAILABLE, Code, PatchbayError
-from patchbay.testing.cluster import free_port
 from patchbay.testing.eventually import eventually, stays
+from patchbay.testing.ports import free_port
 from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, Step, answer, text
 from patchbay_edge.transport import ChatCall, Connection, Connections, WorkerFailure
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, ListModelsRequest, Model

