@@ -81,10 +81,10 @@ async def test_the_wheel_wakes_in_order_and_not_too_early(delays: list[float]) -
     loop = asyncio.get_running_loop()
     wheel = TimerWheel(loop)
     woken: list[tuple[float, float]] = []
+    started = loop.time()
 
     async def sleeper(delay: float) -> None:
         waiter: asyncio.Future[None] = loop.create_future()
-        started = loop.time()
         wheel.wake_at(started + delay, waiter)
         await waiter
         woken.append((delay, loop.time() - started))
