@@ -290,7 +290,8 @@ async def test_a_reader_that_stops_stops_the_upstream() -> None:
         call = running.stub.Chat(ChatRequest(backend="a", model="endless"))
         await call.read()
         seen = await settled(lambda: provider.sent)
-        assert seen < 16 * 1024 * 1024
+        # Sockets and gRPC's window grow while it is read fast; without them holding it up, it would never settle.
+        assert seen < 64 * 1024 * 1024
         # And goes on once somebody reads again.
         for _ in range(20):
             await call.read()
