@@ -20,10 +20,7 @@ from patchbay_standin.testing import StandinProcess
 
 CLAUDE = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
 
-pytestmark = [
-    pytest.mark.skipif(not CLAUDE.exists(), reason="claude-agent-sdk came without its program on this platform"),
-    pytest.mark.timeout(90),
-]
+pytestmark = pytest.mark.timeout(90)
 
 Body = dict[str, Any]
 
@@ -32,6 +29,7 @@ class Claude:
     """The program in a home and a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
+        assert CLAUDE.exists(), "no claude program; install it: pip install --force-reinstall claude-agent-sdk"
         self._home = directory / "home"
         self.work = directory / "work"
         self._home.mkdir()

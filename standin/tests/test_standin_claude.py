@@ -12,10 +12,9 @@ from patchbay_standin.testing import StandinProcess
 
 CLAUDE = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
 
-pytestmark = pytest.mark.skipif(not CLAUDE.exists(), reason="the wheel of claude-agent-sdk has no program here")
-
 
 def run(prompt: str, home: Path, standin: StandinProcess) -> str:
+    assert CLAUDE.exists(), "no claude program; install it: pip install --force-reinstall claude-agent-sdk"
     environment = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(home),
