@@ -111,6 +111,8 @@ class ValkeyProcess:
         lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {self._directory}"]
         if sentinel is None:
             lines += ['save ""', "appendonly no", "repl-diskless-sync-delay 0"]
+            # The default, 10,000 above the port, may be taken by an outgoing connection.
+            lines += [f"cluster-port {free_port()}"]
             lines += [f"{name} {value}" for name, value in options.items()]
         else:
             lines += sentinel
