@@ -154,7 +154,8 @@ class Limits(Section):
         default=30.0, description="A killed edge's slots come back after this long."
     )
     on_redis_down: Literal["allow", "deny"] = Field(
-        default="allow", description="What becomes of new requests while Redis is away: allow without limits, or deny."
+        default="allow",
+        description="What becomes of new requests while Redis is away: allow (each edge within its share), or deny.",
     )
 
 

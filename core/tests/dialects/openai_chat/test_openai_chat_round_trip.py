@@ -378,4 +378,6 @@ def test_a_damaged_body_is_refused_or_written(name: str, data: st.DataObject) ->
     except InvalidRequest:
         return
     for quirks in (QUIRKS, OpenAIChatQuirks()):
-        DIALECT.read_request(DIALECT.write_request(chat, "m", quirks).body)
+        written = DIALECT.write_request(chat, "m", quirks).body
+        assert json.loads(written)["model"] == "m"
+        assert DIALECT.read_request(written).stream == chat.stream
