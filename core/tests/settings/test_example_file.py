@@ -7,10 +7,17 @@ import pytest
 import yaml
 
 from patchbay.settings import Settings, load
+from patchbay.settings.claude_cli import Pool
 from patchbay.settings.schema import leaves, node_of
 
 EXAMPLE = Path(__file__).parents[3] / "config" / "patchbay.example.yaml"
-ENVIRON = {"OPENAI_API_KEY": "sk-made-up", "ANTHROPIC_AUTH_TOKEN": "made-up", "PATCHBAY_KEY": "made-up"}
+ENVIRON = {
+    "OPENAI_API_KEY": "sk-made-up",
+    "ANTHROPIC_AUTH_TOKEN": "made-up",
+    "PATCHBAY_KEY": "made-up",
+    "TICKETS_TOKEN": "made-up",
+    "WIKI_TOKEN": "made-up",
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +57,10 @@ def test_it_loads_and_shows_the_defaults(uncommented):
     example, defaults = load(["--config", str(uncommented)], ENVIRON), Settings()
     for section in ("server", "redis", "limits", "workers", "standin", "telemetry"):
         assert getattr(example, section) == getattr(defaults, section)
-    assert list(example.enabled_backends()) == ["openai", "anthropic", "ollama"]
+    assert list(example.enabled_backends()) == ["openai", "anthropic", "claude-cli", "coder", "ollama"]
     openai, plain = example.enabled_backends()["openai"], load([], ENVIRON).enabled_backends()["openai"]
     assert (openai.base_url, openai.timeouts) == (plain.base_url, plain.timeouts)
+    assert example.enabled_backends()["claude-cli"].claude_cli.pool == Pool()
     assert [key.id for key in example.security.api_keys][1] == "ci"
 
 

@@ -1,6 +1,7 @@
 """The configuration: where it comes from, what it comes to, and what is said when it is wrong."""
 
 import json
+import re
 
 import pytest
 
@@ -369,3 +370,49 @@ def test_the_embedded_socket_fits_into_a_socket_address(tmp_path, monkeypatch):
     deep = tmp_path / ("d" * 120)
     assert len(str(embedded_socket(deep))) <= 100
     assert embedded_socket(deep) == embedded_socket(deep)
+
+
+def claude_cli(**config):
+    return load(["--backends.cli=" + json.dumps({"kind": "claude-cli", **config})], {})
+
+
+def test_a_claude_cli_backend_takes_the_keys_of_its_mode():
+    backend = claude_cli(api_key="k", pool={"min_spare": 1}).enabled_backends()["cli"]
+    assert (backend.worker, backend.base_url, backend.signed_in) == ("claude-worker", "https://api.anthropic.com", True)
+    assert (backend.claude_cli.mode, backend.claude_cli.pool.min_spare) == ("model", 1)
+    agent = claude_cli(mode="agent", cwd="/srv", credentials="signed_in", config_dir="/c").enabled_backends()["cli"]
+    assert (agent.claude_cli.cwd, agent.claude_cli.permission_mode, agent.signed_in) == ("/srv", "default", True)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"kind": "openai", "pool": {}}, "backends.cli.pool: only a backend of kind claude-cli takes it"),
+        ({"credentials": "signed_in"}, "backends.cli.config_dir: is missing"),
+        ({"credentials": "signed_in", "config_dir": "/c", "api_key": "k"}, "no key is used; leave it out"),
+        ({"credentials": "pass_through"}, "pass_through is not possible for kind claude-cli"),
+        ({"mode": "agent"}, "backends.cli.cwd: is missing"),
+        ({"tools": ["Read"]}, "backends.cli.tools: only with mode: agent"),
+        ({"pool": {"min_spare": 3, "max_processes": 2}}, "min_spare is more than max_processes"),
+        ({"mode": "agent", "cwd": "/", "mcp_servers": {"a": {"type": "http"}}}, "a server of type http needs a url"),
+        ({"mode": "agent", "cwd": "/", "permission_mode": "ask"}, "permission_mode"),
+    ],
+)
+def test_what_does_not_fit_a_claude_cli_backend_is_named(config, said):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        claude_cli(**config)
+
+
+def test_a_key_alone_makes_no_claude_cli_backend_but_is_used_by_one():
+    assert list(load([], {"ANTHROPIC_API_KEY": "k"}).enabled_backends()) == ["anthropic"]
+    backends = load(["--backends.claude-cli.mode=model"], {"ANTHROPIC_API_KEY": "k"}).enabled_backends()
+    assert backends["claude-cli"].api_key.get_secret_value() == "k"
+
+
+def test_claude_models_go_to_a_claude_cli_backend_where_there_is_no_api():
+    [route] = claude_cli(api_key="k").enabled_routes()
+    assert (route.match, route.targets[0].backend) == (("claude-*",), "cli")
+
+
+def test_an_operators_own_sign_in_is_noticed_at_start():
+    assert any("own sign-in" in notice for notice in claude_cli(credentials="signed_in", config_dir="/c").notices)

@@ -39,10 +39,14 @@ class Gated:
 
     name = "a"
     max_concurrency = None
+    sign_in = None
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.closed = False
+
+    async def start(self) -> None:
+        return None
 
     def status(self) -> BackendStatus:
         return BackendStatus(name="a", kind="openai", dialect="openai_chat", signed_in=True, detail="d")
@@ -93,7 +97,7 @@ async def worker(valkey: ValkeyProcess, *flags: str) -> AsyncIterator[Running]:
     provider = Gated()
     redis = connect(valkey.url, timeout=1)
     directory = Directory(redis, interval=0.02)
-    described = Worker(service="openai-worker", port=lambda _: 0, metrics_port=lambda _: 0, build=lambda _: [provider])
+    described = Worker(service="openai-worker", port=lambda _: 0, metrics_port=lambda _: 0, build=lambda *_: [provider])
     task = asyncio.create_task(run(described, settings))
     watching = asyncio.create_task(directory.run())
     await eventually(lambda: directory.workers or task.done())

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from patchbay.canonical import ChatEvent, ChatEvents, Error, Finished, Native, TextDelta
 from patchbay.errors import AUTHENTICATION, INTERNAL, PatchbayError, make_error
 from patchbay.testing.eventually import eventually, settled, stays
-from patchbay.worker.service import Provider, ProviderService
+from patchbay.worker.service import Provider, ProviderService, SignIn
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
@@ -43,11 +43,15 @@ class Scripted:
 
     name: str = "a"
     max_concurrency: int | None = None
+    sign_in: SignIn | None = None
     requests: list[ChatRequest] = field(default_factory=list)
     running: int = 0
     sent: int = 0
     # Lets the answers of the model `gated` end.
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self) -> None:
+        return None
 
     def status(self) -> BackendStatus:
         return BackendStatus(name=self.name, kind="openai", dialect="openai_chat", signed_in=True)

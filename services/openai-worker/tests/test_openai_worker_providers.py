@@ -10,12 +10,16 @@ import pytest
 from patchbay.canonical import ROLE_USER, Block, Chat, ChatEvent, Message, Sampling, Text
 from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, OVERLOADED, RATE_LIMITED, TIMEOUT, UPSTREAM
 from patchbay.settings import load
+from patchbay.state.connection import connect
 from patchbay.testing.eventually import eventually
 from patchbay.testing.upstream import Script, Upstream, Visit, upstream
+from patchbay.worker.runtime import Shared
 from patchbay.worker.service import Provider
 from patchbay_openai_worker.providers import build
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, Credential, NativeRequest
 
+# No provider here asks Redis for anything.
+SHARED = Shared(redis=connect("redis://127.0.0.1:1"), worker_id="w")
 CHAT = Chat(messages=[Message(role=ROLE_USER, blocks=[Block(text=Text(text="hi"))])], sampling=Sampling(max_tokens=9))
 REQUEST = ChatRequest(backend="x", model="m", chat=CHAT)
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
@@ -62,7 +66,7 @@ async def provider(script: Script, **config: object) -> AsyncIterator[tuple[Prov
     async with upstream(script) as served:
         backend = {"kind": "openai", "api_key": "sk-1", "base_url": served.url + "/v1", **config}
         flag = json.dumps({name: value for name, value in backend.items() if value is not None})
-        [built] = build(load([f"--backends.x={flag}"], {}))
+        [built] = build(load([f"--backends.x={flag}"], {}), SHARED)
         yield built, served
         await built.aclose()
 

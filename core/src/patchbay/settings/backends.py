@@ -20,9 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from patchbay.settings.claude_cli import AGENT_KEYS, CLAUDE_CLI_KEYS, ClaudeCliConfig
 from patchbay.settings.errors import SettingsError
 
-KindName: TypeAlias = Literal["openai", "codebuddy", "gemini", "openrouter", "openai-compatible", "anthropic"]
+KindName: TypeAlias = Literal[
+    "openai", "codebuddy", "gemini", "openrouter", "openai-compatible", "anthropic", "claude-cli"
+]
 CredentialSource: TypeAlias = Literal["api_key", "pass_through", "signed_in"]
 WorkerName: TypeAlias = Literal["openai-worker", "claude-worker"]
 
@@ -38,6 +41,10 @@ class Kind:
     base_url: str | None
     key_variable: str | None
     token_variable: str | None = None
+    # Whether a key in its variable is enough to have such a backend.
+    automatic: bool = True
+    # Whether it can use the operator's own sign-in (`credentials: signed_in`).
+    signs_in: bool = False
 
 
 KINDS: Mapping[KindName, Kind] = {
@@ -47,6 +54,14 @@ KINDS: Mapping[KindName, Kind] = {
     "openrouter": Kind("openai-worker", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
     "codebuddy": Kind("openai-worker", "https://www.codebuddy.ai/v2", "CODEBUDDY_API_KEY"),
     "openai-compatible": Kind("openai-worker", None, None),
+    "claude-cli": Kind(
+        "claude-worker",
+        "https://api.anthropic.com",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        automatic=False,
+        signs_in=True,
+    ),
 }
 
 
@@ -90,7 +105,7 @@ def _empty_is_none(value: object) -> object:
 OptionalSecret: TypeAlias = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
 
 
-class BackendConfig(BaseModel):
+class BackendConfig(ClaudeCliConfig):
     """One backend as written in the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,7 +113,7 @@ class BackendConfig(BaseModel):
     enabled: bool = Field(default=True, description="false takes the backend out without deleting its settings.")
     kind: KindName | None = Field(
         default=None,
-        description="openai, codebuddy, gemini, openrouter, openai-compatible or anthropic; "
+        description="openai, codebuddy, gemini, openrouter, openai-compatible, anthropic or claude-cli; "
         "may be left out when the backend's name is a kind.",
     )
     base_url: Annotated[str, AfterValidator(_url)] | None = Field(
@@ -111,7 +126,9 @@ class BackendConfig(BaseModel):
         default=None, description="An OAuth bearer token instead of a key (anthropic); left out: ANTHROPIC_AUTH_TOKEN."
     )
     credentials: CredentialSource = Field(
-        default="api_key", description="api_key, or pass_through: the caller's own key goes upstream and nowhere else."
+        default="api_key",
+        description="api_key, pass_through (the caller's own key goes upstream and nowhere else), or signed_in "
+        "(claude-cli: the operator's own sign-in).",
     )
     model: str | None = Field(default=None, description="The model to ask for, whatever the client names.")
     models: tuple[str, ...] = Field(default=(), description="What /v1/models lists; empty: what the upstream offers.")
@@ -155,6 +172,7 @@ class Backend:
         detail: What is missing and how to mend it; empty: nothing.
         headers: To add to each request upstream; secrets.
         max_concurrency: Requests at a time per worker replica.
+        claude_cli: What only a backend of that kind has.
     """
 
     name: str
@@ -172,6 +190,7 @@ class Backend:
     max_concurrency: int | None = None
     signed_in: bool = False
     detail: str = ""
+    claude_cli: ClaudeCliConfig | None = None
 
 
 def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Backend:
@@ -188,14 +207,13 @@ def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Bac
         raise SettingsError(
             f"{where}.base_url: an openai-compatible backend needs one, such as http://127.0.0.1:11434/v1"
         )
-    if config.credentials == "signed_in":
-        raise SettingsError(
-            f"{where}.credentials: signed_in is not possible for kind {kind}; use api_key or pass_through"
-        )
+    _check_credentials(where, kind, config)
+    _check_claude_cli(where, kind, config)
     if config.auth_token is not None and known.token_variable is None:
         raise SettingsError(f"{where}.auth_token: kind {kind} takes an api_key")
     api_key, auth_token = _credential(where, kind, config, environ=environ)
-    signed_in = bool(api_key or auth_token) or config.credentials == "pass_through" or known.key_variable is None
+    # Whether an operator's own sign-in is there, only its worker can tell.
+    signed_in = bool(api_key or auth_token) or config.credentials != "api_key" or known.key_variable is None
     return Backend(
         name=name,
         kind=kind,
@@ -212,7 +230,35 @@ def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Bac
         max_concurrency=config.max_concurrency,
         signed_in=signed_in,
         detail="" if signed_in else f"no credential: set {known.key_variable} or {where}.api_key",
+        claude_cli=config if kind == "claude-cli" else None,
     )
+
+
+def _check_credentials(where: str, kind: KindName, config: BackendConfig) -> None:
+    if config.credentials == "signed_in" and not KINDS[kind].signs_in:
+        raise SettingsError(
+            f"{where}.credentials: signed_in is not possible for kind {kind}; use api_key or pass_through"
+        )
+    if config.credentials == "pass_through" and kind == "claude-cli":
+        raise SettingsError(
+            f"{where}.credentials: pass_through is not possible for kind claude-cli, whose processes start before the "
+            "caller is known; use kind anthropic"
+        )
+
+
+def _check_claude_cli(where: str, kind: KindName, config: BackendConfig) -> None:
+    if kind != "claude-cli":
+        if foreign := sorted(config.model_fields_set & CLAUDE_CLI_KEYS):
+            raise SettingsError(f"{where}.{foreign[0]}: only a backend of kind claude-cli takes it")
+        return
+    if config.credentials == "signed_in" and not config.config_dir:
+        raise SettingsError(
+            f"{where}.config_dir: is missing; with credentials: signed_in it names the CLAUDE_CONFIG_DIR of the sign-in"
+        )
+    if config.mode == "agent" and not config.cwd:
+        raise SettingsError(f"{where}.cwd: is missing; with mode: agent it names the directory to work in")
+    if config.mode == "model" and (unused := sorted(config.model_fields_set & AGENT_KEYS)):
+        raise SettingsError(f"{where}.{unused[0]}: only with mode: agent")
 
 
 def _kind(name: str, config: BackendConfig) -> KindName:
@@ -230,11 +276,10 @@ def _credential(
     where: str, kind: KindName, config: BackendConfig, *, environ: Mapping[str, str]
 ) -> tuple[SecretStr | None, SecretStr | None]:
     """The key or the token, from the configuration or else from the standard variables."""
-    if config.credentials == "pass_through":
+    if config.credentials != "api_key":
         if config.api_key or config.auth_token:
-            raise SettingsError(
-                f"{where}.api_key: with credentials: pass_through the caller brings the key; leave it out"
-            )
+            owner = "the caller brings the key" if config.credentials == "pass_through" else "no key is used"
+            raise SettingsError(f"{where}.api_key: with credentials: {config.credentials} {owner}; leave it out")
         return None, None
     known = KINDS[kind]
     api_key, auth_token, source = config.api_key, config.auth_token, f"{where}.api_key"

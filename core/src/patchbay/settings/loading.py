@@ -126,7 +126,8 @@ class _Resolution:
         named = [name for _, name in route_settings.referenced(self._settings.routes)]
         for kind in KINDS:
             wanted = kind in named or kind == section.default_backend
-            if backend_settings.has_standard_credential(kind, self._environ) or (wanted and KINDS[kind].base_url):
+            given = KINDS[kind].automatic and backend_settings.has_standard_credential(kind, self._environ)
+            if given or (wanted and KINDS[kind].base_url):
                 configs.setdefault(kind, BackendConfig())
         resolved = {
             name: backend_settings.resolve(name, config, self._environ)
@@ -162,6 +163,12 @@ class _Resolution:
                 f"server.host is {server.host} and security.require_api_key is false: "
                 "anyone who can reach this machine can use your backends"
             )
+        for backend in backends.values():
+            if backend.credentials == "signed_in":
+                notices.append(
+                    f"backends.{backend.name} uses the operator's own sign-in: the provider's terms say who may use a "
+                    "consumer subscription and how, and some reserve it for their own applications"
+                )
         if not backends:
             notices.append("there is no backend: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or configure one")
         return notices

@@ -103,6 +103,9 @@ class ApiKey(Section):
     user: str = Field(default="", description="The person the key belongs to.")
     requests_per_minute: PositiveInt | None = Field(default=None, description="This key's own limit.")
     concurrent_requests: PositiveInt | None = Field(default=None, description="This key's own limit.")
+    operator: bool = Field(
+        default=False, description="May sign backends in and out, and answer every caller's permission requests."
+    )
 
     @model_validator(mode="before")
     @classmethod

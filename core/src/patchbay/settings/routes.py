@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from patchbay.settings.backends import Backend
+from patchbay.settings.backends import Backend, KindName
 from patchbay.settings.errors import SettingsError
 
 
@@ -58,11 +58,23 @@ class Route:
     targets: tuple[Target, ...]
 
 
-_DEFAULT_ROUTES: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("claude-*",), "anthropic"),
-    (("gpt-*", "o1*", "o3*", "o4*", "chatgpt-*"), "openai"),
-    (("gemini-*",), "gemini"),
+# The models of a provider, and the kinds of backends that offer them, the first choice first.
+_DEFAULT_ROUTES: tuple[tuple[tuple[str, ...], tuple[KindName, ...]], ...] = (
+    (("claude-*",), ("anthropic", "claude-cli")),
+    (("gpt-*", "o1*", "o3*", "o4*", "chatgpt-*"), ("openai",)),
+    (("gemini-*",), ("gemini",)),
 )
+
+
+def _default_routes(usable: Mapping[str, Backend]) -> tuple[Route, ...]:
+    """A route for each well-known provider: to the backend named like a kind, or to any `claude-cli` one."""
+    routes = []
+    for match, kinds in _DEFAULT_ROUTES:
+        names: list[str] = [kind for kind in kinds if kind in usable]
+        names += [name for name, backend in usable.items() if backend.kind == "claude-cli" and backend.kind in kinds]
+        if names:
+            routes.append(Route(match, None, (Target(names[0]),)))
+    return tuple(routes)
 
 
 def target_of(text: str) -> Target:
@@ -93,8 +105,7 @@ def resolve(
         if name not in known:
             raise SettingsError(f"{where}: there is no backend {name}; there are: {', '.join(known) or 'none'}")
     if not routes:
-        defaults = [Route(match, None, (Target(name),)) for match, name in _DEFAULT_ROUTES if name in usable]
-        return tuple(defaults), []
+        return _default_routes(usable), []
     resolved: list[Route] = []
     notices: list[str] = []
     for index, route in enumerate(routes):

@@ -17,7 +17,7 @@ import structlog
 from patchbay.state import keys, scripts
 from patchbay.state.connection import REDIS_ERRORS, Client, RedisUnavailable, deadline
 
-__all__ = ["Announcer", "BackendRecord", "Directory", "EdgeRecord", "WorkerRecord"]
+__all__ = ["Announcer", "BackendRecord", "Directory", "EdgeRecord", "PoolRecord", "WorkerRecord"]
 
 log = structlog.get_logger(__name__)
 
@@ -26,14 +26,28 @@ _RECOVERY_SECONDS = 5.0
 _NOTICE_SECONDS = 10.0
 
 
+class PoolRecord(msgspec.Struct, frozen=True):
+    """The processes behind a backend: how many are ready, how many answer, the most there may be, and who waits."""
+
+    spare: int
+    busy: int
+    max: int
+    waiting: int = 0
+
+
 class BackendRecord(msgspec.Struct, frozen=True):
-    """A backend that a worker serves: its name in the configuration, its kind, the dialect it speaks upstream."""
+    """A backend that a worker serves: its name in the configuration, its kind, the dialect it speaks upstream.
+
+    `mode` is the way it works where its kind has several, `pool` is there where processes answer.
+    """
 
     name: str
     kind: str
     dialect: str
     signed_in: bool
     detail: str = ""
+    mode: str = ""
+    pool: PoolRecord | None = None
 
 
 class WorkerRecord(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from patchbay.upstream.credentials import auth_headers
 from patchbay.upstream.estimate import estimate_tokens
 from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream, UpstreamResponse
 from patchbay.upstream.profile import Profile
+from patchbay.worker.service import SignIn
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
     ChatRequest,
@@ -69,6 +70,10 @@ class HttpProvider(Generic[Quirks]):
         self._profile = profile
         self._dialect = profile.dialect
         self._upstream = HttpUpstream(backend.base_url, backend.timeouts)
+        self.sign_in: SignIn | None = None
+
+    async def start(self) -> None:
+        """Nothing goes on beside the requests."""
 
     def status(self) -> BackendStatus:
         return BackendStatus(

@@ -20,11 +20,12 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from patchbay.settings import Settings, load_or_exit
-from patchbay.state.connection import connect
-from patchbay.state.registry import Announcer, BackendRecord, WorkerRecord
+from patchbay.state.connection import Client, connect
+from patchbay.state.registry import Announcer, BackendRecord, PoolRecord, WorkerRecord
 from patchbay.telemetry import logs
 from patchbay.worker.service import Provider, ProviderService
 from patchbay_proto.v1 import provider_pb2, provider_pb2_grpc
+from patchbay_proto.v1.provider_pb2 import PoolStatus
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,15 @@ _LAST_WORDS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the providers of a worker share with each other and with other replicas."""
+
+    redis: Client
+    # This replica's id in the registry.
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """What makes one worker different from another.
 
@@ -58,7 +68,7 @@ class Worker:
     service: str
     port: Callable[[Settings], int]
     metrics_port: Callable[[Settings], int]
-    build: Callable[[Settings], Sequence[Provider]]
+    build: Callable[[Settings, Shared], Sequence[Provider]]
 
 
 def main(worker: Worker) -> None:
@@ -74,7 +84,8 @@ async def run(worker: Worker, settings: Settings) -> None:
     options = settings.workers
     version = metadata.version(f"patchbay-{worker.service}")
     worker_id = f"{worker.service}-{uuid.uuid4().hex[:12]}"
-    providers = worker.build(settings)
+    redis = connect(settings.redis.connect_url(), timeout=settings.redis.timeout_seconds)
+    providers = worker.build(settings, Shared(redis=redis, worker_id=worker_id))
     service = ProviderService(
         worker_id=worker_id,
         version=version,
@@ -88,6 +99,8 @@ async def run(worker: Worker, settings: Settings) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port(f"{options.host}:{worker.port(settings)}")
+    for provider in providers:
+        await provider.start()
     await server.start()
     await _set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
     if worker.metrics_port(settings):
@@ -104,7 +117,6 @@ async def run(worker: Worker, settings: Settings) -> None:
         draining=False,
         backends=_backends(service),
     )
-    redis = connect(settings.redis.connect_url(), timeout=settings.redis.timeout_seconds)
     announcer = Announcer(
         redis,
         lambda: msgspec.structs.replace(
@@ -154,9 +166,15 @@ def _backends(service: ProviderService) -> tuple[BackendRecord, ...]:
             dialect=status.dialect,
             signed_in=status.signed_in,
             detail=status.detail,
+            mode=status.mode,
+            pool=_pool(status.pool) if status.HasField("pool") else None,
         )
         for status in service.backends()
     )
+
+
+def _pool(status: PoolStatus) -> PoolRecord:
+    return PoolRecord(spare=status.spare, busy=status.busy, max=status.max, waiting=status.waiting)
 
 
 async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:

@@ -25,6 +25,10 @@ from patchbay_proto.v1.provider_pb2 import (
     Credential,
     ListModelsRequest,
     ListModelsResponse,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
     Model,
     StatusRequest,
     StatusResponse,
@@ -38,12 +42,30 @@ _FULL_RETRY_SECONDS = 1
 Context = grpc.aio.ServicerContext[object, object]
 
 
+class SignIn(Protocol):
+    """An operator's own account at a backend's provider."""
+
+    async def begin(self) -> LoginResponse:
+        """Starts a login: its id, and the page to visit. Raises PatchbayError."""
+
+    async def finish(self, login_id: str, code: str) -> LoginResponse:
+        """Ends a login with the code that the page showed. Raises PatchbayError."""
+
+    async def forget(self) -> LogoutResponse:
+        """Signs out. Raises PatchbayError."""
+
+
 class Provider(Protocol):
     """One backend, whatever is behind it."""
 
     name: str
     # Chats at once; None: the worker's capacity.
     max_concurrency: int | None
+    # None: its credential is configured.
+    sign_in: SignIn | None
+
+    async def start(self) -> None:
+        """Begins what goes on beside the requests, until `aclose`."""
 
     def status(self) -> BackendStatus: ...
 
@@ -165,6 +187,28 @@ class ProviderService(provider_pb2_grpc.ProviderServicer):
             else:
                 response.models.extend(result)
         return response
+
+    async def Login(self, request: LoginRequest, context: Context) -> LoginResponse:  # noqa: N802
+        sign_in = await self._sign_in(request.backend, context)
+        try:
+            return await (sign_in.finish(request.login_id, request.code) if request.login_id else sign_in.begin())
+        except PatchbayError as error:
+            return LoginResponse(error=error.error)
+
+    async def Logout(self, request: LogoutRequest, context: Context) -> LogoutResponse:  # noqa: N802
+        sign_in = await self._sign_in(request.backend, context)
+        try:
+            return await sign_in.forget()
+        except PatchbayError as error:
+            return LogoutResponse(error=error.error)
+
+    async def _sign_in(self, backend: str, context: Context) -> SignIn:
+        provider = await self._provider(backend, context)
+        if provider.sign_in is None:
+            message = f"the backend `{backend}` has its credential in the configuration: there is nothing to sign in to"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+            raise AssertionError("abort raises")
+        return provider.sign_in
 
     async def Status(self, request: StatusRequest, context: Context) -> StatusResponse:  # noqa: N802
         return StatusResponse(

@@ -422,6 +422,9 @@ class BackendStatus(_message.Message):
     DIALECT_FIELD_NUMBER: _builtins.int
     SIGNED_IN_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: _builtins.str
     """The backend's kind, for example `anthropic`."""
@@ -431,6 +434,14 @@ class BackendStatus(_message.Message):
     """Whether a credential is there (presence, not validity)."""
     detail: _builtins.str
     """What is missing and how to mend it; empty: nothing."""
+    mode: _builtins.str
+    """How the backend works where its kind has several ways: `model` or `agent` of `claude-cli`; empty: there is one."""
+    credentials: _builtins.str
+    """Where the credential comes from: `api_key`, `pass_through`, `signed_in`."""
+    @_builtins.property
+    def pool(self) -> Global___PoolStatus:
+        """The processes behind the backend; unset: it has none."""
+
     def __init__(
         self,
         *,
@@ -439,14 +450,190 @@ class BackendStatus(_message.Message):
         dialect: _builtins.str = ...,
         signed_in: _builtins.bool = ...,
         detail: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        credentials: _builtins.str = ...,
+        pool: Global___PoolStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "dialect", b"dialect", "kind", b"kind", "name", b"name", "signed_in", b"signed_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "detail", b"detail", "dialect", b"dialect", "kind", b"kind", "mode", b"mode", "name", b"name", "pool", b"pool", "signed_in", b"signed_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BackendStatus: _TypeAlias = BackendStatus  # noqa: Y015
+
+@_typing.final
+class PoolStatus(_message.Message):
+    """A pool of processes, each serving one chat at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPARE_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
+    IDLE_FIELD_NUMBER: _builtins.int
+    STARTING_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RSS_BYTES_FIELD_NUMBER: _builtins.int
+    SPAWNED_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    CRASHED_FIELD_NUMBER: _builtins.int
+    SPAWN_SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    spare: _builtins.int
+    """Started ahead, ready for a chat."""
+    busy: _builtins.int
+    idle: _builtins.int
+    """Kept for the next turn of their conversation."""
+    starting: _builtins.int
+    max: _builtins.int
+    """The most there may be, of all kinds together."""
+    waiting: _builtins.int
+    """Chats that wait for a process."""
+    rss_bytes: _builtins.int
+    """Memory of all of them, in bytes."""
+    spawned: _builtins.int
+    """Since the worker started."""
+    retired: _builtins.int
+    crashed: _builtins.int
+    spawn_seconds: _builtins.float
+    """Of the last start and the last wait, in seconds."""
+    wait_seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        spare: _builtins.int = ...,
+        busy: _builtins.int = ...,
+        idle: _builtins.int = ...,
+        starting: _builtins.int = ...,
+        max: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        rss_bytes: _builtins.int = ...,
+        spawned: _builtins.int = ...,
+        retired: _builtins.int = ...,
+        crashed: _builtins.int = ...,
+        spawn_seconds: _builtins.float = ...,
+        wait_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "crashed", b"crashed", "idle", b"idle", "max", b"max", "retired", b"retired", "rss_bytes", b"rss_bytes", "spare", b"spare", "spawn_seconds", b"spawn_seconds", "spawned", b"spawned", "starting", b"starting", "wait_seconds", b"wait_seconds", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolStatus: _TypeAlias = PoolStatus  # noqa: Y015
+
+@_typing.final
+class LoginRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    LOGIN_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    login_id: _builtins.str
+    """Of the login to end; empty: begin one."""
+    code: _builtins.str
+    """What the provider's page showed at the end."""
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        login_id: _builtins.str = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "code", b"code", "login_id", b"login_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginRequest: _TypeAlias = LoginRequest  # noqa: Y015
+
+@_typing.final
+class LoginResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGIN_ID_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    SIGNED_IN_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    login_id: _builtins.str
+    """For the request that ends this login, which has to reach the same worker."""
+    url: _builtins.str
+    """The page to visit; empty: the login has ended."""
+    signed_in: _builtins.bool
+    detail: _builtins.str
+    """What happened, for the operator to read."""
+    @_builtins.property
+    def error(self) -> _events_pb2.Error:
+        """Set when it failed."""
+
+    def __init__(
+        self,
+        *,
+        login_id: _builtins.str = ...,
+        url: _builtins.str = ...,
+        signed_in: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        error: _events_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "login_id", b"login_id", "signed_in", b"signed_in", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginResponse: _TypeAlias = LoginResponse  # noqa: Y015
+
+@_typing.final
+class LogoutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogoutRequest: _TypeAlias = LogoutRequest  # noqa: Y015
+
+@_typing.final
+class LogoutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNED_IN_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    signed_in: _builtins.bool
+    detail: _builtins.str
+    """What happened, for the operator to read."""
+    @_builtins.property
+    def error(self) -> _events_pb2.Error:
+        """Set when it failed."""
+
+    def __init__(
+        self,
+        *,
+        signed_in: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        error: _events_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "signed_in", b"signed_in"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogoutResponse: _TypeAlias = LogoutResponse  # noqa: Y015
 
 @_typing.final
 class StatusResponse(_message.Message):

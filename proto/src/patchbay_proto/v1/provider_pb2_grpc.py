@@ -59,6 +59,16 @@ class ProviderStub:
                 request_serializer=patchbay_dot_v1_dot_provider__pb2.StatusRequest.SerializeToString,
                 response_deserializer=patchbay_dot_v1_dot_provider__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Login = channel.unary_unary(
+                '/patchbay.v1.Provider/Login',
+                request_serializer=patchbay_dot_v1_dot_provider__pb2.LoginRequest.SerializeToString,
+                response_deserializer=patchbay_dot_v1_dot_provider__pb2.LoginResponse.FromString,
+                _registered_method=True)
+        self.Logout = channel.unary_unary(
+                '/patchbay.v1.Provider/Logout',
+                request_serializer=patchbay_dot_v1_dot_provider__pb2.LogoutRequest.SerializeToString,
+                response_deserializer=patchbay_dot_v1_dot_provider__pb2.LogoutResponse.FromString,
+                _registered_method=True)
 
 
 class ProviderServicer:
@@ -96,6 +106,21 @@ class ProviderServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Login(self, request, context):
+        """Begins an operator's sign-in at a backend's provider, or ends the one that `login_id` names with the code from there.
+        UNIMPLEMENTED: the backend's credential is configured, there is nothing to sign in to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Logout(self, request, context):
+        """Forgets the operator's sign-in. UNIMPLEMENTED as for Login.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProviderServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +143,16 @@ def add_ProviderServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=patchbay_dot_v1_dot_provider__pb2.StatusRequest.FromString,
                     response_serializer=patchbay_dot_v1_dot_provider__pb2.StatusResponse.SerializeToString,
+            ),
+            'Login': grpc.unary_unary_rpc_method_handler(
+                    servicer.Login,
+                    request_deserializer=patchbay_dot_v1_dot_provider__pb2.LoginRequest.FromString,
+                    response_serializer=patchbay_dot_v1_dot_provider__pb2.LoginResponse.SerializeToString,
+            ),
+            'Logout': grpc.unary_unary_rpc_method_handler(
+                    servicer.Logout,
+                    request_deserializer=patchbay_dot_v1_dot_provider__pb2.LogoutRequest.FromString,
+                    response_serializer=patchbay_dot_v1_dot_provider__pb2.LogoutResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +267,60 @@ class Provider:
             '/patchbay.v1.Provider/Status',
             patchbay_dot_v1_dot_provider__pb2.StatusRequest.SerializeToString,
             patchbay_dot_v1_dot_provider__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Login(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.v1.Provider/Login',
+            patchbay_dot_v1_dot_provider__pb2.LoginRequest.SerializeToString,
+            patchbay_dot_v1_dot_provider__pb2.LoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Logout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.v1.Provider/Logout',
+            patchbay_dot_v1_dot_provider__pb2.LogoutRequest.SerializeToString,
+            patchbay_dot_v1_dot_provider__pb2.LogoutResponse.FromString,
             options,
             channel_credentials,
             insecure,

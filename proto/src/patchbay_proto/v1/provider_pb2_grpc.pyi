@@ -46,6 +46,12 @@ class ProviderStub:
     """Lists the models a backend offers."""
     Status: _grpc.UnaryUnaryMultiCallable[_provider_pb2.StatusRequest, _provider_pb2.StatusResponse]
     """Says what each backend is able to do now."""
+    Login: _grpc.UnaryUnaryMultiCallable[_provider_pb2.LoginRequest, _provider_pb2.LoginResponse]
+    """Begins an operator's sign-in at a backend's provider, or ends the one that `login_id` names with the code from there.
+    UNIMPLEMENTED: the backend's credential is configured, there is nothing to sign in to.
+    """
+    Logout: _grpc.UnaryUnaryMultiCallable[_provider_pb2.LogoutRequest, _provider_pb2.LogoutResponse]
+    """Forgets the operator's sign-in. UNIMPLEMENTED as for Login."""
 
 @_typing.type_check_only
 class ProviderAsyncStub(ProviderStub):
@@ -64,6 +70,12 @@ class ProviderAsyncStub(ProviderStub):
     """Lists the models a backend offers."""
     Status: _aio.UnaryUnaryMultiCallable[_provider_pb2.StatusRequest, _provider_pb2.StatusResponse]  # type: ignore[assignment]
     """Says what each backend is able to do now."""
+    Login: _aio.UnaryUnaryMultiCallable[_provider_pb2.LoginRequest, _provider_pb2.LoginResponse]  # type: ignore[assignment]
+    """Begins an operator's sign-in at a backend's provider, or ends the one that `login_id` names with the code from there.
+    UNIMPLEMENTED: the backend's credential is configured, there is nothing to sign in to.
+    """
+    Logout: _aio.UnaryUnaryMultiCallable[_provider_pb2.LogoutRequest, _provider_pb2.LogoutResponse]  # type: ignore[assignment]
+    """Forgets the operator's sign-in. UNIMPLEMENTED as for Login."""
 
 class ProviderServicer(metaclass=_abc_1.ABCMeta):
     """What every worker serves, for each of its backends.
@@ -103,5 +115,23 @@ class ProviderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_provider_pb2.StatusResponse, _abc.Awaitable[_provider_pb2.StatusResponse]]:
         """Says what each backend is able to do now."""
+
+    @_abc_1.abstractmethod
+    def Login(
+        self,
+        request: _provider_pb2.LoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_pb2.LoginResponse, _abc.Awaitable[_provider_pb2.LoginResponse]]:
+        """Begins an operator's sign-in at a backend's provider, or ends the one that `login_id` names with the code from there.
+        UNIMPLEMENTED: the backend's credential is configured, there is nothing to sign in to.
+        """
+
+    @_abc_1.abstractmethod
+    def Logout(
+        self,
+        request: _provider_pb2.LogoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_pb2.LogoutResponse, _abc.Awaitable[_provider_pb2.LogoutResponse]]:
+        """Forgets the operator's sign-in. UNIMPLEMENTED as for Login."""
 
 def add_ProviderServicer_to_server(servicer: ProviderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
