@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from patchbay.errors import AUTHENTICATION, PatchbayError, make_error
 from patchbay.settings import ApiKey, Security
@@ -26,6 +26,8 @@ class Identity:
     limits: Limits | None
     # What the caller sent as a provider credential; never a Patchbay key.
     credential: Credential | None
+    # Whether the key is an operator's.
+    operator: bool = False
 
 
 class Callers:
@@ -37,6 +39,11 @@ class Callers:
         self._keys = [
             (self._digest(key.key.get_secret_value().encode()), _identity(key, defaults)) for key in security.api_keys
         ]
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any keys are configured."""
+        return bool(self._keys)
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
         """The caller behind a request's headers (names in lower case).
@@ -56,7 +63,7 @@ class Callers:
             elif not own:
                 known = known or match
         if known is not None:
-            return Identity(*known, credential)
+            return replace(known, credential=credential)
         if self._required:
             message = "an API key is required, as x-api-key or as a bearer token"
             if own or offered:
@@ -64,7 +71,7 @@ class Callers:
             raise PatchbayError(make_error(AUTHENTICATION, message))
         return Identity(Caller(), None, credential)
 
-    def _find(self, secret: str) -> tuple[Caller, Limits | None] | None:
+    def _find(self, secret: str) -> Identity | None:
         if not self._keys:
             return None
         # Headers come as latin-1 text, which gives back the bytes that the client sent.
@@ -80,15 +87,16 @@ class Callers:
         return hmac.digest(self._pepper, secret, hashlib.sha256)
 
 
-def _identity(key: ApiKey, defaults: Limits) -> tuple[Caller, Limits | None]:
+def _identity(key: ApiKey, defaults: Limits) -> Identity:
     caller = Caller(key_id=key.id, organization=key.organization or "", user=key.user or "")
-    if key.requests_per_minute is None and key.concurrent_requests is None:
-        return caller, None
-    return caller, Limits(
-        requests_per_minute=key.requests_per_minute or defaults.requests_per_minute,
-        concurrent_requests=key.concurrent_requests or defaults.concurrent_requests,
-        max_connections=defaults.max_connections,
-    )
+    limits = None
+    if key.requests_per_minute is not None or key.concurrent_requests is not None:
+        limits = Limits(
+            requests_per_minute=key.requests_per_minute or defaults.requests_per_minute,
+            concurrent_requests=key.concurrent_requests or defaults.concurrent_requests,
+            max_connections=defaults.max_connections,
+        )
+    return Identity(caller, limits, None, key.operator)
 
 
 def _offered(headers: Mapping[str, str]) -> list[Credential]:
