@@ -54,3 +54,14 @@ EDGE_DENIED = Counter("patchbay_edge_denied_total", "Requests refused by a limit
 EDGE_TOKENS = Counter("patchbay_edge_tokens_total", "Tokens used, by kind.", ["backend", "model", "kind"])
 MODELS = BoundedLabel(200)
 REDIS_DOWN = Gauge("patchbay_redis_down", "1 while Redis cannot be reached from this process.")
+
+CLI_PROCESSES = Gauge("patchbay_cli_processes", "Claude Code processes, by what they do.", ["backend", "state"])
+CLI_RSS_BYTES = Gauge("patchbay_cli_rss_bytes", "Memory of a backend's Claude Code processes.", ["backend"])
+CLI_SPAWN_SECONDS = Histogram(
+    "patchbay_cli_spawn_seconds", "Seconds until a Claude Code process was ready.", ["backend"], buckets=_SECONDS
+)
+CLI_WAIT_SECONDS = Histogram(
+    "patchbay_cli_wait_seconds", "Seconds that a chat waited for its process.", ["backend"], buckets=_SECONDS
+)
+CLI_RETIRED = Counter("patchbay_cli_retired_total", "Claude Code processes ended, by why.", ["backend", "reason"])
+CLI_CRASHES = Counter("patchbay_cli_crashes_total", "Claude Code processes that ended by themselves.", ["backend"])

@@ -13,7 +13,7 @@ def auth_headers(backend: Backend, key_header: KeyHeader, caller: Credential | N
 
     Args:
         backend: With `credentials: pass_through` the caller's own credential is used, in the header it came in;
-            otherwise the backend's `auth_token` (as a bearer) or `api_key`.
+            with `signed_in` none; otherwise the backend's `auth_token` (as a bearer) or `api_key`.
         key_header: Where the upstream takes an API key.
         caller: The caller's own credential, if it sent one.
 
@@ -26,6 +26,9 @@ def auth_headers(backend: Backend, key_header: KeyHeader, caller: Credential | N
         if caller.scheme == Credential.SCHEME_BEARER and key_header is not KeyHeader.BOTH:
             return {"authorization": f"Bearer {caller.secret}"}
         return _key_headers(caller.secret, key_header)
+    if backend.credentials == "signed_in":
+        # What is signed in sends its own.
+        return {}
     if backend.auth_token is not None:
         return {"authorization": f"Bearer {backend.auth_token.get_secret_value()}"}
     if backend.api_key is not None:

@@ -7,7 +7,7 @@ cookies and authentication flows are nothing that a provider's API needs, and ea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
@@ -15,6 +15,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from patchbay.canonical import Warning
 from patchbay.errors import INVALID_REQUEST, TIMEOUT, UNAVAILABLE, UPSTREAM, Code, PatchbayError, make_error
 from patchbay.settings import Timeouts
 from patchbay.upstream.silence import SilenceWatch
@@ -34,6 +35,9 @@ class UpstreamResponse:
     Args:
         idle: The longest silence between pieces, in seconds.
     """
+
+    # HTTP carries everything.
+    warnings: Sequence[Warning] = ()
 
     def __init__(self, response: httpx.Response, idle: float) -> None:
         self.status = response.status_code

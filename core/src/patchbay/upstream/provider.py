@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,8 +16,9 @@ from patchbay.errors import INVALID_REQUEST, UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Backend
 from patchbay.upstream.credentials import auth_headers
 from patchbay.upstream.estimate import estimate_tokens
-from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream, UpstreamResponse
+from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream
 from patchbay.upstream.profile import Profile
+from patchbay.upstream.transport import Response, Upstream
 from patchbay.worker.service import SignIn
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
@@ -61,15 +62,21 @@ class _Prepared:
 
 
 class HttpProvider(Generic[Quirks]):
-    """Serves one backend of an HTTP upstream."""
+    """Serves one backend of an HTTP upstream, or of what answers like one.
 
-    def __init__(self, backend: Backend, profile: Profile[Quirks]) -> None:
+    Args:
+        backend: The backend.
+        profile: What its kind of upstream is like.
+        upstream: What carries the requests; left out: HTTP.
+    """
+
+    def __init__(self, backend: Backend, profile: Profile[Quirks], upstream: Upstream | None = None) -> None:
         self.name = backend.name
         self.max_concurrency = backend.max_concurrency
         self._backend = backend
         self._profile = profile
         self._dialect = profile.dialect
-        self._upstream = HttpUpstream(backend.base_url, backend.timeouts)
+        self._upstream = upstream or HttpUpstream(backend.base_url, backend.timeouts)
         self.sign_in: SignIn | None = None
 
     async def start(self) -> None:
@@ -82,6 +89,7 @@ class HttpProvider(Generic[Quirks]):
             dialect=self._dialect.name if self._profile.native else "",
             signed_in=self._backend.signed_in,
             detail=self._backend.detail,
+            credentials=self._backend.credentials,
         )
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[list[ChatEvent], None]:
@@ -100,8 +108,8 @@ class HttpProvider(Generic[Quirks]):
         except PatchbayError as error:
             yield [ChatEvent(error=error.error)]
 
-    async def _answer(self, response: UpstreamResponse, prepared: _Prepared) -> AsyncGenerator[list[ChatEvent], None]:
-        first = [ChatEvent(head=_head(response)), *(ChatEvent(warning=warning) for warning in prepared.warnings)]
+    async def _answer(self, response: Response, prepared: _Prepared) -> AsyncGenerator[list[ChatEvent], None]:
+        first = [ChatEvent(head=_head(response)), *_warnings(prepared.warnings, response.warnings)]
         if response.status >= 300:
             yield [*first, ChatEvent(error=await self._read_error(response))]
             return
@@ -152,7 +160,7 @@ class HttpProvider(Generic[Quirks]):
         headers |= {name.lower(): value.get_secret_value() for name, value in self._backend.headers.items()}
         return headers | auth_headers(self._backend, self._profile.key_header, caller)
 
-    async def _read_error(self, response: UpstreamResponse) -> Error:
+    async def _read_error(self, response: Response) -> Error:
         # The status says most of it: a body that breaks off, or never ends, is not to hide it.
         response.finished()
         body = await response.read(MAX_ERROR_BYTES)
@@ -224,7 +232,11 @@ class HttpProvider(Generic[Quirks]):
         await self._upstream.aclose()
 
 
-def _head(response: UpstreamResponse) -> Head:
+def _warnings(*sources: Sequence[Warning]) -> list[ChatEvent]:
+    return [ChatEvent(warning=warning) for source in sources for warning in source]
+
+
+def _head(response: Response) -> Head:
     headers = {
         name: value
         for name, value in response.headers.items()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from patchbay.settings import Settings
+from patchbay.settings import Backend, Settings
 from patchbay.upstream.provider import HttpProvider
 from patchbay.worker.runtime import Shared
 from patchbay.worker.service import Provider
+from patchbay_claude_worker.model.provider import ModelProvider
 from patchbay_claude_worker.profiles import PROFILES
 
 
 def build(settings: Settings, _: Shared) -> list[Provider]:
     """One provider for each enabled backend of this worker."""
-    return [
-        HttpProvider(backend, PROFILES[backend.kind])
-        for backend in settings.enabled_backends().values()
-        if backend.worker == "claude-worker"
-    ]
+    backends = settings.enabled_backends().values()
+    return [_provider(backend) for backend in backends if backend.worker == "claude-worker"]
+
+
+def _provider(backend: Backend) -> Provider:
+    if backend.kind == "claude-cli":
+        return ModelProvider(backend)
+    return HttpProvider(backend, PROFILES[backend.kind])

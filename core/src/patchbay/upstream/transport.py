@@ -1,0 +1,51 @@
+"""What carries a request to an upstream: HTTP, or whatever else can answer like a server of the dialect."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from patchbay.canonical import Warning
+
+
+class Response(Protocol):
+    """An answer: status and headers (names in lower case) are there, the body comes in pieces."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters, in lower case."""
+
+    @property
+    def warnings(self) -> Sequence[Warning]:
+        """What of the request this way could not carry."""
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives. Raises PatchbayError when it breaks off."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, cut off after `limit` bytes. Raises PatchbayError when it breaks off."""
+
+    def finished(self) -> None:
+        """Nothing more is needed: the rest may break, and is not waited for long."""
+
+
+class Upstream(Protocol):
+    """One upstream."""
+
+    def request(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AbstractAsyncContextManager[Response]:
+        """Sends a request and gives the answer once its head is there. Leaving the block early drops it.
+
+        Raises:
+            PatchbayError: When there is no answer.
+        """
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,1 @@
+"""The `claude` program as a process: started, spoken to, pooled and ended. Nothing here knows what it is used for."""

@@ -1,0 +1,386 @@
+"""A pool of `claude` processes: started ahead, lent to one chat at a time, never more than there may be.
+
+    starting -> spare -> busy -> (kept -> busy)* -> retired
+
+A process is lent with `take` and comes back with `give_back`. Then it is retired, unless it is kept for the next turn of
+its conversation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from patchbay.errors import OVERLOADED, UNAVAILABLE, PatchbayError, make_error
+from patchbay.settings.claude_cli import Pool as PoolSettings
+from patchbay.telemetry import metrics
+from patchbay_claude_worker.cli.process import CliProcess, Guardian, ProcessDied, ProcessHangs
+from patchbay_claude_worker.cli.program import Command, ProgramMissing
+from patchbay_proto.v1.provider_pb2 import PoolStatus
+
+log = structlog.get_logger(__name__)
+
+_TEND_SECONDS = 5.0
+# A spare is asked this often whether it still answers.
+_CHECK_SECONDS = 60.0
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 30.0
+_MEBIBYTE = 1024 * 1024
+
+
+class Pool:
+    """The processes of one backend.
+
+    Args:
+        name: The backend's name.
+        options: How many, and for how long.
+        command_for: Gives the command of a process, knowing its home.
+    """
+
+    def __init__(self, name: str, options: PoolSettings, command_for: Callable[[Path], Command]) -> None:
+        self._name = name
+        self._options = options
+        self._command_for = command_for
+        self._marker = uuid.uuid4().hex
+        self._directory = Path(tempfile.gettempdir())
+        self._guardian: Guardian | None = None
+        self._spares: deque[CliProcess] = deque()
+        self._busy: set[CliProcess] = set()
+        # By conversation, the one that waited longest first; with the time since which it waits.
+        self._kept: OrderedDict[str, tuple[CliProcess, float]] = OrderedDict()
+        self._starting = 0
+        self._clearing = 0
+        self._waiters: deque[asyncio.Future[CliProcess]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn_gate = asyncio.Semaphore(options.spawn_parallelism)
+        self._backoff = 0.0
+        self._closed = False
+        self._checked_at = time.monotonic()
+        self._rss_bytes = 0
+        self._counts = {"spawned": 0, "retired": 0, "crashed": 0}
+        self._spawn_seconds = self._wait_seconds = 0.0
+        # Why no process can be started; empty: nothing is known to be wrong.
+        self.trouble = ""
+
+    async def start(self) -> None:
+        """Starts the spares, and what watches over them, until `aclose`."""
+        self._directory = Path(tempfile.mkdtemp(prefix="patchbay-claude-"))
+        self._guardian = Guardian(self._directory, self._marker)
+        await self._guardian.start()
+        self._run(self._tend(), "pool-tender")
+        self._refill()
+
+    async def aclose(self) -> None:
+        """Kills every process and removes every home."""
+        self._closed = True
+        processes = [*self._spares, *self._busy, *(process for process, _ in self._kept.values())]
+        for process in processes:
+            process.kill()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.gather(*(process.clear() for process in processes))
+        for waiter in self._waiters:
+            waiter.cancel()
+        if self._guardian is not None:
+            await self._guardian.dismiss()
+        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+    def status(self) -> PoolStatus:
+        return PoolStatus(
+            spare=len(self._spares),
+            busy=len(self._busy),
+            idle=len(self._kept),
+            starting=self._starting,
+            max=self._options.max_processes,
+            waiting=len(self._waiters),
+            rss_bytes=self._rss_bytes,
+            spawned=self._counts["spawned"],
+            retired=self._counts["retired"],
+            crashed=self._counts["crashed"],
+            spawn_seconds=self._spawn_seconds,
+            wait_seconds=self._wait_seconds,
+        )
+
+    async def take(self, conversation: str | None = None) -> CliProcess:
+        """A process for one chat, to be given back with `give_back`.
+
+        Args:
+            conversation: Whose kept process to take, if there is one that lives. Its `requests` are then more than 0.
+
+        Raises:
+            PatchbayError: OVERLOADED when none was free in time, UNAVAILABLE when none can be started.
+        """
+        started = time.monotonic()
+        process = self._retake(conversation) or self._take_spare() or await self._wait()
+        self._busy.add(process)
+        self._wait_seconds = time.monotonic() - started
+        metrics.CLI_WAIT_SECONDS.labels(self._name).observe(self._wait_seconds)
+        self._refill()
+        return process
+
+    def give_back(self, process: CliProcess, *, keep_for: str | None = None, reason: str = "done") -> None:
+        """Ends a loan.
+
+        Args:
+            keep_for: The conversation whose next turn is to have it; None: it is retired.
+            reason: Why it is retired, for the metrics.
+        """
+        self._busy.discard(process)
+        if keep_for is not None and self._may_keep(process):
+            previous = self._kept.pop(keep_for, None)
+            if previous is not None:
+                self._retire(previous[0], "replaced")
+            self._kept[keep_for] = (process, time.monotonic())
+            # Somebody may be waiting while this one only waits for its conversation.
+            self._make_room()
+        else:
+            self._retire(process, reason)
+        self._refill()
+
+    def drop(self, conversation: str) -> None:
+        """Retires the process kept for a conversation that has gone on elsewhere."""
+        kept = self._kept.pop(conversation, None)
+        if kept is not None:
+            self._retire(kept[0], "stale")
+            self._refill()
+
+    def _may_keep(self, process: CliProcess) -> bool:
+        return (
+            not self._closed
+            and process.alive
+            and process.requests < self._options.max_requests
+            and process.rss_bytes <= self._options.max_rss_mb * _MEBIBYTE
+        )
+
+    def _retake(self, conversation: str | None) -> CliProcess | None:
+        kept = self._kept.pop(conversation, None) if conversation is not None else None
+        if kept is None:
+            return None
+        if kept[0].alive:
+            return kept[0]
+        self._retire(kept[0], "crashed")
+        return None
+
+    def _take_spare(self) -> CliProcess | None:
+        # Those who already wait come first.
+        while self._spares and not self._waiters:
+            process = self._spares.popleft()
+            if process.alive:
+                return process
+            self._retire(process, "crashed")
+        return None
+
+    async def _wait(self) -> CliProcess:
+        if self.trouble:
+            # Starting one is being tried all the time: nobody has to wait to hear that it does not work.
+            raise self._unavailable()
+        waiter: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._make_room()
+        self._refill()
+        try:
+            await asyncio.wait([waiter], timeout=self._options.acquire_timeout)
+        except asyncio.CancelledError:
+            self._abandon(waiter)
+            raise
+        if waiter.done():
+            return waiter.result()
+        self._abandon(waiter)
+        message = f"every process of the backend `{self._name}` is busy"
+        raise PatchbayError(make_error(OVERLOADED, message, retry_after=self._retry_after()))
+
+    def _abandon(self, waiter: asyncio.Future[CliProcess]) -> None:
+        """Nobody waits here any more; what has just come goes to the next one."""
+        if waiter.done():
+            if waiter.exception() is None:
+                self._put_spare(waiter.result())
+            return
+        self._waiters.remove(waiter)
+        waiter.cancel()
+
+    def _retry_after(self) -> float:
+        """About how long until one is free: nobody knows how long answers take, but a queue says something."""
+        return float(min(30, 1 + len(self._waiters) // max(1, self._options.max_processes)))
+
+    @property
+    def _total(self) -> int:
+        return self._starting + self._clearing + len(self._spares) + len(self._busy) + len(self._kept)
+
+    def _make_room(self) -> None:
+        """Where somebody waits and there may be no more processes, the conversation idle for longest gives its own."""
+        if self._waiters and self._kept and self._total >= self._options.max_processes and not self._clearing:
+            _, (process, _) = self._kept.popitem(last=False)
+            self._retire(process, "evicted")
+
+    def _refill(self) -> None:
+        """Starts as many processes as are wanted and may be."""
+        if self._closed:
+            return
+        # While none can be started, one is tried again and again, whoever waits.
+        ahead = max(self._options.min_spare, 1 if self.trouble else 0)
+        wanted = ahead + len(self._waiters) - len(self._spares) - self._starting
+        allowed = self._options.max_processes - self._total
+        for _ in range(min(wanted, allowed)):
+            self._starting += 1
+            self._run(self._spawn(), "pool-spawn")
+
+    async def _spawn(self) -> None:
+        process = None
+        try:
+            async with self._spawn_gate:
+                if self._backoff:
+                    await asyncio.sleep(self._backoff)
+                started = time.monotonic()
+                process = await CliProcess.spawn(self._command_for, directory=self._directory, marker=self._marker)
+                await process.check(self._options.silence_seconds)
+        except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
+            self._starting -= 1
+            self._failed(process, error)
+            return
+        except BaseException:
+            self._starting -= 1
+            if process is not None:
+                await asyncio.shield(process.clear())
+            raise
+        self._starting -= 1
+        self._spawn_seconds = time.monotonic() - started
+        self._counts["spawned"] += 1
+        metrics.CLI_SPAWN_SECONDS.labels(self._name).observe(self._spawn_seconds)
+        if self.trouble:
+            log.info("claude_starts_again", backend=self._name)
+        self.trouble, self._backoff = "", 0.0
+        self._put_spare(process)
+
+    def _failed(self, process: CliProcess | None, error: Exception) -> None:
+        """A process did not start: say so once, and try again after a while."""
+        self._counts["crashed"] += 1
+        metrics.CLI_CRASHES.labels(self._name).inc()
+        if str(error) != self.trouble:
+            log.error("claude_does_not_start", backend=self._name, error=str(error))
+        self.trouble = str(error)
+        self._backoff = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2 or _FIRST_BACKOFF_SECONDS)
+        if process is not None:
+            self._retire(process, "crashed")
+        # Nobody is to wait for what does not come.
+        while self._waiters and not self._starting:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(self._unavailable())
+        self._refill()
+
+    def _unavailable(self) -> PatchbayError:
+        return PatchbayError(make_error(UNAVAILABLE, self.trouble, retry_after=max(1.0, self._backoff)))
+
+    def _put_spare(self, process: CliProcess) -> None:
+        if self._closed:
+            self._retire(process, "closed")
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(process)
+                return
+        self._spares.append(process)
+
+    def _retire(self, process: CliProcess, reason: str) -> None:
+        if not process.alive and reason != "done":
+            self._counts["crashed"] += 1
+            metrics.CLI_CRASHES.labels(self._name).inc()
+        self._counts["retired"] += 1
+        metrics.CLI_RETIRED.labels(self._name, reason).inc()
+        process.kill()
+        self._clearing += 1
+        self._run(self._clear(process), "pool-clear")
+
+    async def _clear(self, process: CliProcess) -> None:
+        try:
+            await asyncio.shield(asyncio.ensure_future(process.clear()))
+        finally:
+            self._clearing -= 1
+        self._make_room()
+        self._refill()
+
+    async def _tend(self) -> None:
+        """Replaces what has died, hangs, has grown too large, or has waited too long."""
+        while True:
+            await asyncio.sleep(_TEND_SECONDS)
+            self._replace_unfit_spares()
+            self._retire_old_conversations()
+            if time.monotonic() - self._checked_at >= _CHECK_SECONDS:
+                self._checked_at = time.monotonic()
+                await self._check_spares()
+            processes = [*self._spares, *self._busy, *(process for process, _ in self._kept.values())]
+            self._rss_bytes = sum(process.rss_bytes for process in processes)
+            self._report()
+            self._refill()
+
+    def _replace_unfit_spares(self) -> None:
+        now = time.monotonic()
+        for process in list(self._spares):
+            old = now - process.spawned_at > self._options.idle_seconds
+            reason = ""
+            if not process.alive:
+                reason = "crashed"
+            elif process.rss_bytes > self._options.max_rss_mb * _MEBIBYTE:
+                reason = "memory"
+            elif old and len(self._spares) > self._options.min_spare:
+                reason = "idle"
+            if reason:
+                self._spares.remove(process)
+                self._retire(process, reason)
+
+    def _retire_old_conversations(self) -> None:
+        now = time.monotonic()
+        for conversation, (process, since) in list(self._kept.items()):
+            if now - since > self._options.idle_seconds or not process.alive:
+                del self._kept[conversation]
+                self._retire(process, "idle" if process.alive else "crashed")
+
+    async def _check_spares(self) -> None:
+        for process in list(self._spares):
+            # Out of the pool while it is asked: a chat would be answered among the answers to this.
+            if process not in self._spares:
+                continue
+            self._spares.remove(process)
+            self._starting += 1
+            try:
+                await process.check(self._options.silence_seconds)
+            except (ProcessDied, ProcessHangs) as error:
+                log.warning("claude_spare_replaced", backend=self._name, error=str(error))
+                self._retire(process, "hung")
+            else:
+                self._put_spare(process)
+            finally:
+                self._starting -= 1
+
+    def _report(self) -> None:
+        for state, count in (
+            ("spare", len(self._spares)),
+            ("busy", len(self._busy)),
+            ("idle", len(self._kept)),
+            ("starting", self._starting),
+        ):
+            metrics.CLI_PROCESSES.labels(self._name, state).set(count)
+        metrics.CLI_RSS_BYTES.labels(self._name).set(self._rss_bytes)
+
+    def _run(self, work: Awaitable[None], name: str) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        task.set_name(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("pool_task_failed", backend=self._name, task=task.get_name(), exc_info=task.exception())

@@ -1,0 +1,270 @@
+"""One `claude` process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+from patchbay.upstream.silence import SilenceWatch
+from patchbay_claude_worker.cli import launch
+from patchbay_claude_worker.cli.guardian import MARKER_VARIABLE
+from patchbay_claude_worker.cli.messages import Message, control_request, read_message
+from patchbay_claude_worker.cli.program import Command
+
+_READ_BYTES = 256 * 1024
+_KEPT_STDERR_BYTES = 4096
+# More than this in one line is no message that the protocol knows.
+_LONGEST_LINE = 256 * 1024 * 1024
+
+
+class ProcessDied(Exception):
+    """The process ended although it was still needed.
+
+    Args:
+        status: Its exit status; negative for the signal that ended it.
+        stderr: The last of what it said.
+    """
+
+    def __init__(self, status: int | None, stderr: str) -> None:
+        said = f": {stderr.strip().splitlines()[-1][:300]}" if stderr.strip() else ""
+        super().__init__(f"the claude process ended with status {status}{said}")
+        self.status = status
+
+
+class ProcessHangs(Exception):
+    """The process does not answer."""
+
+
+class CliProcess:
+    """A `claude` process in a home of its own, with a process group of its own.
+
+    Attributes:
+        spawned_at: When it was started, on the monotonic clock.
+        requests: How many chats it has served or begun.
+    """
+
+    def __init__(self, process: Process, home: Path) -> None:
+        self.home = home
+        self.spawned_at = time.monotonic()
+        self.requests = 0
+        self._process = process
+        self._control_count = 0
+        self._stderr = bytearray()
+        self._reading_stderr = asyncio.create_task(self._read_stderr(), name="claude-stderr")
+        self._rest = bytearray()
+
+    @classmethod
+    async def spawn(cls, command_for: Callable[[Path], Command], *, directory: Path, marker: str) -> CliProcess:
+        """Starts a process.
+
+        Args:
+            command_for: Gives the command, knowing the new process's home.
+            directory: Where homes are made.
+            marker: What its guardian knows it by.
+
+        Raises:
+            OSError: It cannot be started.
+            ProgramMissing: There is none.
+        """
+        home = Path(tempfile.mkdtemp(prefix="home-", dir=directory))
+        try:
+            command = command_for(home)
+            (home / "tmp").mkdir()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-S",
+                launch.__file__,
+                str(os.getpid()),
+                *command.arguments,
+                env={**command.environ, MARKER_VARIABLE: marker},
+                cwd=command.cwd,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                start_new_session=True,
+            )
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        return cls(process, home)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def rss_bytes(self) -> int:
+        """Its memory; 0 once it is gone."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def next_id(self) -> str:
+        """An id for a control request."""
+        self._control_count += 1
+        return f"patchbay-{self._control_count}"
+
+    async def check(self, seconds: float) -> None:
+        """Makes sure that it answers, before it has been told anything.
+
+        Raises:
+            ProcessHangs: Not within `seconds`.
+            ProcessDied: It has ended.
+        """
+        request_id = self.next_id()
+        await self.send([control_request(request_id, "mcp_status")], seconds=seconds)
+        await self.wait_for(lambda message: _answers(message, request_id), seconds=seconds)
+
+    async def send(self, lines: Iterable[bytes], *, seconds: float) -> None:
+        """Writes lines to it.
+
+        Args:
+            seconds: How long it may read nothing at all.
+
+        Raises:
+            ProcessHangs: It does not read.
+            ProcessDied: It has ended.
+        """
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            with SilenceWatch(seconds) as watch:
+                for line in lines:
+                    for start in range(0, len(line), _READ_BYTES):
+                        stdin.write(line[start : start + _READ_BYTES])
+                        await stdin.drain()
+                        watch.heard()
+        except TimeoutError as error:
+            raise ProcessHangs(f"the claude process did not read its input for {seconds:g} s") from error
+        except (ConnectionError, RuntimeError) as error:
+            raise await self._death() from error
+
+    async def wait_for(self, wanted: Callable[[Message], bool], *, seconds: float) -> Message:
+        """The first message that is wanted; those before it are passed over.
+
+        Raises:
+            ProcessHangs: It does not come within `seconds`.
+            ProcessDied: The process has ended.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    for message in await self.read():
+                        if wanted(message):
+                            return message
+        except TimeoutError as error:
+            raise ProcessHangs(f"the claude process did not answer for {seconds:g} s") from error
+
+    async def read(self) -> list[Message]:
+        """The next messages, as many as have come.
+
+        Raises:
+            ProcessDied: The process has ended, or talks nonsense.
+        """
+        stdout = self._process.stdout
+        assert stdout is not None
+        while True:
+            data = await stdout.read(_READ_BYTES)
+            if not data:
+                raise await self._death()
+            self._rest += data
+            if b"\n" not in data:
+                if len(self._rest) > _LONGEST_LINE:
+                    self.kill()
+                    raise await self._death()
+                continue
+            *lines, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
+            messages = [message for line in lines if (message := read_message(line)) is not None]
+            if messages:
+                return messages
+
+    async def messages(self) -> AsyncGenerator[Message, None]:
+        """Every message from now on. Raises ProcessDied at its end."""
+        while True:
+            for message in await self.read():
+                yield message
+
+    def kill(self) -> None:
+        """Ends it at once, with all that it has started in its group. The upstream sees its connection close."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            # Not yet the leader of a group of its own.
+            if self.alive:
+                self._process.kill()
+
+    async def ended(self) -> int:
+        """Waits for its end; its exit status."""
+        return await self._process.wait()
+
+    async def clear(self) -> None:
+        """Kills it if it lives, waits for its end, and removes its home."""
+        self.kill()
+        await self._process.wait()
+        self._reading_stderr.cancel()
+        await asyncio.wait([self._reading_stderr])
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+
+    async def _death(self) -> ProcessDied:
+        status = await self._process.wait()
+        await asyncio.wait([self._reading_stderr], timeout=0.2)
+        return ProcessDied(status, self._stderr.decode(errors="replace"))
+
+    async def _read_stderr(self) -> None:
+        stderr = self._process.stderr
+        assert stderr is not None
+        while data := await stderr.read(_READ_BYTES):
+            self._stderr += data
+            del self._stderr[:-_KEPT_STDERR_BYTES]
+
+
+class Guardian:
+    """The process that clears up behind this one: see `guardian.py`."""
+
+    def __init__(self, directory: Path, marker: str) -> None:
+        self._directory = directory
+        self._marker = marker
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "patchbay_claude_worker.cli.guardian",
+            str(self._directory),
+            self._marker,
+            stdin=PIPE,
+            stdout=DEVNULL,
+            start_new_session=True,
+        )
+
+    async def dismiss(self) -> None:
+        """Has it clear up now, and waits for that."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            await self._process.wait()
+
+
+def _answers(message: Message, request_id: str) -> bool:
+    return message.response is not None and message.response.request_id == request_id

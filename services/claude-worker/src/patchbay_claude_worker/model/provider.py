@@ -1,0 +1,52 @@
+"""A backend of kind `claude-cli` in model mode: the Anthropic dialect, carried by processes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from patchbay.dialects.anthropic import AnthropicQuirks
+from patchbay.settings import Backend
+from patchbay.upstream.http import HttpUpstream
+from patchbay.upstream.profile import Profile
+from patchbay.upstream.provider import HttpProvider
+from patchbay_claude_worker.cli.pool import Pool
+from patchbay_claude_worker.model.command import command
+from patchbay_claude_worker.model.transport import CliUpstream
+from patchbay_claude_worker.profiles import ANTHROPIC, CLI_MODELS
+from patchbay_proto.v1.provider_pb2 import BackendStatus
+
+
+def profile_of(backend: Backend) -> Profile[AnthropicQuirks]:
+    """The API's own profile; without its other paths behind an operator's sign-in, whose token only the program has."""
+    profile = dataclasses.replace(ANTHROPIC, kind=backend.kind, models=CLI_MODELS)
+    if backend.credentials == "signed_in":
+        return dataclasses.replace(profile, models_path=None, count_tokens_path=None)
+    return profile
+
+
+class ModelProvider(HttpProvider[AnthropicQuirks]):
+    """Serves one backend through a pool of its own."""
+
+    def __init__(self, backend: Backend) -> None:
+        assert backend.claude_cli is not None
+        self._pool = Pool(backend.name, backend.claude_cli.pool, lambda home: command(backend, home))
+        profile = profile_of(backend)
+        http = HttpUpstream(backend.base_url, backend.timeouts)
+        super().__init__(backend, profile, CliUpstream(backend, self._pool, http, chat_path=profile.chat_path))
+
+    async def start(self) -> None:
+        """Starts the spares."""
+        await self._pool.start()
+
+    def status(self) -> BackendStatus:
+        status = super().status()
+        status.mode = "model"
+        status.pool.CopyFrom(self._pool.status())
+        if self._pool.trouble:
+            status.signed_in = False
+            status.detail = self._pool.trouble
+        return status
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._pool.aclose()

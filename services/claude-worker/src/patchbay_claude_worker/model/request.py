@@ -1,0 +1,119 @@
+"""Turns a body of the Messages API into what the program is told.
+
+The program builds a request of its own and lays `CLAUDE_CODE_EXTRA_BODY` over it
+(https://code.claude.com/docs/en/settings#environment-variables): every field of the client's body but its model and
+system prompt arrives upstream as the client wrote it, messages and tools too. So no history has to be played to the
+program, no text of the client's is ever a prompt that it looks into for commands and file names, and tools are the
+model's and the client's affair alone. The system prompt goes the program's own way, behind its own first block, which
+is never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from patchbay.canonical import Warning
+from patchbay.errors import InvalidRequest
+from patchbay_claude_worker.cli.messages import NULL, apply_settings, initialize, user_message
+
+# What the program sets itself.
+_OWN_FIELDS = frozenset({"model", "system", "stream"})
+# Takes the place of the client's prompt, which the messages of the body replace again.
+_PROMPT = "-"
+# A request may have four cache marks, and the program sets two on its system prompt.
+_MOST_MARKS_BESIDE_SYSTEM = 2
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _SystemBlock(msgspec.Struct):
+    type: str = "text"
+    text: str = ""
+    cache_control: msgspec.Raw = NULL
+
+
+_decode_system = msgspec.json.Decoder(str | list[_SystemBlock]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One request, ready for a process.
+
+    Attributes:
+        lines: What to write to it.
+        control_ids: The ids of the control requests among them, to be answered.
+        stream: Whether the client wants a stream, and not one body.
+        warnings: What the upstream will not get.
+    """
+
+    lines: tuple[bytes, ...]
+    control_ids: tuple[str, ...]
+    stream: bool
+    warnings: tuple[Warning, ...] = ()
+
+
+def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelRequest:
+    """Builds the lines for a process.
+
+    Args:
+        body: A request body of the Messages API.
+        betas: The client's `anthropic-beta` header; empty for none.
+        keeps_account: Whether the program's own `metadata`, which names the account that is signed in, stays.
+
+    Raises:
+        InvalidRequest: The body is not an object, or its system prompt no text.
+    """
+    try:
+        fields = _decode_fields(body)
+        model = msgspec.json.decode(fields.get("model", NULL), type=str)
+        system, is_marked = _system(fields.get("system", NULL))
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The request body cannot be read: {error}") from error
+    extra = {name: value for name, value in fields.items() if name not in _OWN_FIELDS and bytes(value) != b"null"}
+    warnings = []
+    if keeps_account and extra.pop("metadata", None) is not None:
+        warnings.append(
+            Warning(parameter="metadata", message="is not sent; this backend names the account that is signed in")
+        )
+    environment = {"CLAUDE_CODE_EFFORT_LEVEL": "unset"}
+    if "thinking" not in extra:
+        if "top_p" in extra and "temperature" not in extra:
+            # Told not to think, the program adds a temperature, and models refuse the two together.
+            extra["thinking"] = msgspec.Raw(b'{"type":"disabled"}')
+        else:
+            environment["CLAUDE_CODE_DISABLE_THINKING"] = "1"
+    if betas:
+        environment["ANTHROPIC_BETAS"] = betas
+    if is_marked and body.count(b'"cache_control"') - bytes(fields["system"]).count(b'"cache_control"') <= (
+        _MOST_MARKS_BESIDE_SYSTEM
+    ):
+        environment["DISABLE_PROMPT_CACHING"] = ""
+    environment["CLAUDE_CODE_EXTRA_BODY"] = msgspec.json.encode(extra).decode()
+    ids = ("initialize", "settings")
+    lines = (
+        initialize(ids[0], systemPrompt=system),
+        apply_settings(ids[1], model=model, environment=environment),
+        user_message(_PROMPT),
+    )
+    stream = bytes(fields.get("stream", NULL)) == b"true"
+    return ModelRequest(lines, ids, stream, tuple(warnings))
+
+
+def _system(raw: msgspec.Raw) -> tuple[str | list[str], bool]:
+    """The system prompt as the program takes it, and whether the client marked it for the cache."""
+    if bytes(raw) == b"null":
+        return "", False
+    system = _decode_system(raw)
+    if isinstance(system, str):
+        return system, False
+    if any(block.type != "text" for block in system):
+        raise InvalidRequest("system: may hold only text", "system")
+    return [block.text for block in system], any(bytes(block.cache_control) != b"null" for block in system)
+
+
+def betas_of(headers: Mapping[str, str]) -> str:
+    """The client's own beta features, from the request's headers."""
+    return headers.get("anthropic-beta", "")
