@@ -2,8 +2,8 @@
 
     starting -> spare -> busy -> (kept -> busy)* -> retired
 
-A process is lent with `take` and comes back with `give_back`. Then it is retired, unless it is kept for the next turn of
-its conversation.
+A process is lent with `take` and comes back with `give_back`. Then it is retired, unless it is kept for the next turn
+of its conversation.
 """
 
 from __future__ import annotations

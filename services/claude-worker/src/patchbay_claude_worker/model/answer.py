@@ -1,8 +1,8 @@
 """Turns what the program says of an answer into the stream that the API would have sent.
 
 The program's partial events are the upstream's own, except for those that it makes up when an answer fails: it closes
-open blocks, ends the message with `stop_reason: null`, apologises in an assistant message, and may go on by itself after
-an answer that ended too early. None of that is passed on.
+open blocks, ends the message with `stop_reason: null`, apologises in an assistant message, and may go on by itself
+after an answer that ended too early. None of that is passed on.
 """
 
 from __future__ import annotations
