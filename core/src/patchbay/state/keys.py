@@ -57,3 +57,26 @@ def rate(key_id: str) -> str:
     """String `<microseconds>:<level>`: the request-rate bucket of this API key. TTL 120 s, twice what a full bucket
     takes to drain. Owner: `admission`."""
     return "pb:{admission}:rate:" + key_id
+
+
+def conversation(conversation_id: str) -> str:
+    """Hash: `turn` -> how many turns it has had, `record` -> `ConversationRecord` as JSON. TTL 86,400 s, renewed by
+    every turn. Owner: `conversations`."""
+    return f"pb:{{conversation:{conversation_id}}}"
+
+
+def transcripts(session_id: str) -> str:
+    """Set: the names of the transcripts that an agent's session has, its subagents' too. TTL 86,400 s, renewed by every
+    entry. Owner: `conversations`."""
+    return f"pb:{{session:{session_id}}}:transcripts"
+
+
+def transcript(session_id: str, name: str) -> str:
+    """List: the entries of one transcript, each as JSON. TTL 86,400 s, renewed by every entry. Owner:
+    `conversations`."""
+    return f"pb:{{session:{session_id}}}:transcript:{name}"
+
+
+def transcript_ids(session_id: str, name: str) -> str:
+    """Set: the ids of the entries in one transcript. TTL 86,400 s, renewed by every entry. Owner: `conversations`."""
+    return f"pb:{{session:{session_id}}}:transcript-ids:{name}"

@@ -35,6 +35,21 @@ _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
 _MEBIBYTE = 1024 * 1024
 
+CommandFor = Callable[[Path], Command]
+
+
+class _Waiter:
+    """A chat that waits for a process: any spare, or one that is started for it alone."""
+
+    def __init__(self, command_for: CommandFor | None) -> None:
+        self.future: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
+        self.command_for = command_for
+        self.is_served = False
+
+    @property
+    def takes_any(self) -> bool:
+        return self.command_for is None
+
 
 class Pool:
     """The processes of one backend.
@@ -45,7 +60,7 @@ class Pool:
         command_for: Gives the command of a process, knowing its home.
     """
 
-    def __init__(self, name: str, options: PoolSettings, command_for: Callable[[Path], Command]) -> None:
+    def __init__(self, name: str, options: PoolSettings, command_for: CommandFor) -> None:
         self._name = name
         self._options = options
         self._command_for = command_for
@@ -56,9 +71,10 @@ class Pool:
         self._busy: set[CliProcess] = set()
         # By conversation, the one that waited longest first; with the time since which it waits.
         self._kept: OrderedDict[str, tuple[CliProcess, float]] = OrderedDict()
-        self._starting = 0
+        # Of all that is starting, what will be a spare.
+        self._starting = self._starting_spares = 0
         self._clearing = 0
-        self._waiters: deque[asyncio.Future[CliProcess]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn_gate = asyncio.Semaphore(options.spawn_parallelism)
         self._backoff = 0.0
@@ -90,7 +106,7 @@ class Pool:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*(process.clear() for process in processes))
         for waiter in self._waiters:
-            waiter.cancel()
+            waiter.future.cancel()
         if self._guardian is not None:
             await self._guardian.dismiss()
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
@@ -111,17 +127,19 @@ class Pool:
             wait_seconds=self._wait_seconds,
         )
 
-    async def take(self, conversation: str | None = None) -> CliProcess:
+    async def take(self, conversation: str | None = None, command_for: CommandFor | None = None) -> CliProcess:
         """A process for one chat, to be given back with `give_back`.
 
         Args:
             conversation: Whose kept process to take, if there is one that lives. Its `requests` are then more than 0.
+            command_for: Gives the command of a process that is to be started for this chat alone; None: any spare.
 
         Raises:
             PatchbayError: OVERLOADED when none was free in time, UNAVAILABLE when none can be started.
         """
         started = time.monotonic()
-        process = self._retake(conversation) or self._take_spare() or await self._wait()
+        process = self._retake(conversation) or (None if command_for else self._take_spare())
+        process = process or await self._wait(_Waiter(command_for))
         self._busy.add(process)
         self._wait_seconds = time.monotonic() - started
         metrics.CLI_WAIT_SECONDS.labels(self._name).observe(self._wait_seconds)
@@ -172,41 +190,41 @@ class Pool:
         return None
 
     def _take_spare(self) -> CliProcess | None:
-        # Those who already wait come first.
-        while self._spares and not self._waiters:
+        while self._spares:
             process = self._spares.popleft()
             if process.alive:
                 return process
             self._retire(process, "crashed")
         return None
 
-    async def _wait(self) -> CliProcess:
+    async def _wait(self, waiter: _Waiter) -> CliProcess:
         if self.trouble:
             # Starting one is being tried all the time: nobody has to wait to hear that it does not work.
             raise self._unavailable()
-        waiter: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._make_room()
         self._refill()
         try:
-            await asyncio.wait([waiter], timeout=self._options.acquire_timeout)
+            await asyncio.wait([waiter.future], timeout=self._options.acquire_timeout)
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
-        if waiter.done():
-            return waiter.result()
+        if waiter.future.done():
+            return waiter.future.result()
         self._abandon(waiter)
         message = f"every process of the backend `{self._name}` is busy"
         raise PatchbayError(make_error(OVERLOADED, message, retry_after=self._retry_after()))
 
-    def _abandon(self, waiter: asyncio.Future[CliProcess]) -> None:
-        """Nobody waits here any more; what has just come goes to the next one."""
-        if waiter.done():
-            if waiter.exception() is None:
-                self._put_spare(waiter.result())
-            return
-        self._waiters.remove(waiter)
-        waiter.cancel()
+    def _abandon(self, waiter: _Waiter) -> None:
+        """Nobody waits here any more; what has just come goes to the next one, unless it is of no use to others."""
+        if not waiter.future.done():
+            self._waiters.remove(waiter)
+            waiter.future.cancel()
+        elif waiter.future.exception() is None:
+            if waiter.takes_any:
+                self._put_spare(waiter.future.result())
+            else:
+                self._retire(waiter.future.result(), "cancelled")
 
     def _retry_after(self) -> float:
         """About how long until one is free: nobody knows how long answers take, but a queue says something."""
@@ -218,48 +236,74 @@ class Pool:
 
     def _make_room(self) -> None:
         """Where somebody waits and there may be no more processes, the conversation idle for longest gives its own."""
-        if self._waiters and self._kept and self._total >= self._options.max_processes and not self._clearing:
+        if self._total < self._options.max_processes or self._clearing:
+            return
+        if self._waiters and self._kept:
             _, (process, _) = self._kept.popitem(last=False)
             self._retire(process, "evicted")
+        elif self._spares and any(not waiter.takes_any for waiter in self._waiters):
+            self._retire(self._spares.popleft(), "evicted")
 
     def _refill(self) -> None:
         """Starts as many processes as are wanted and may be."""
         if self._closed:
             return
+        allowed = self._options.max_processes - self._total
+        for waiter in self._waiters:
+            if allowed > 0 and not waiter.takes_any and not waiter.is_served:
+                waiter.is_served = True
+                allowed -= 1
+                self._starting += 1
+                self._run(self._spawn(waiter), "pool-spawn")
         # While none can be started, one is tried again and again, whoever waits.
         ahead = max(self._options.min_spare, 1 if self.trouble else 0)
-        wanted = ahead + len(self._waiters) - len(self._spares) - self._starting
-        allowed = self._options.max_processes - self._total
+        waiting = sum(waiter.takes_any for waiter in self._waiters)
+        wanted = ahead + waiting - len(self._spares) - self._starting_spares
         for _ in range(min(wanted, allowed)):
             self._starting += 1
-            self._run(self._spawn(), "pool-spawn")
+            self._starting_spares += 1
+            self._run(self._spawn(None), "pool-spawn")
 
-    async def _spawn(self) -> None:
+    async def _spawn(self, waiter: _Waiter | None) -> None:
+        """Starts a process: for a waiter alone, or as a spare."""
+        command_for = (waiter.command_for if waiter is not None else None) or self._command_for
         process = None
         try:
             async with self._spawn_gate:
                 if self._backoff:
                     await asyncio.sleep(self._backoff)
                 started = time.monotonic()
-                process = await CliProcess.spawn(self._command_for, directory=self._directory, marker=self._marker)
+                process = await CliProcess.spawn(command_for, directory=self._directory, marker=self._marker)
                 await process.check(self._options.silence_seconds)
         except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
-            self._starting -= 1
+            self._started(waiter)
             self._failed(process, error)
             return
         except BaseException:
-            self._starting -= 1
+            self._started(waiter)
             if process is not None:
                 await asyncio.shield(process.clear())
             raise
-        self._starting -= 1
+        self._started(waiter)
         self._spawn_seconds = time.monotonic() - started
         self._counts["spawned"] += 1
         metrics.CLI_SPAWN_SECONDS.labels(self._name).observe(self._spawn_seconds)
         if self.trouble:
             log.info("claude_starts_again", backend=self._name)
         self.trouble, self._backoff = "", 0.0
-        self._put_spare(process)
+        if waiter is None:
+            self._put_spare(process)
+        elif waiter.future.done():
+            self._retire(process, "cancelled")
+            self._refill()
+        else:
+            self._waiters.remove(waiter)
+            waiter.future.set_result(process)
+
+    def _started(self, waiter: _Waiter | None) -> None:
+        self._starting -= 1
+        if waiter is None:
+            self._starting_spares -= 1
 
     def _failed(self, process: CliProcess | None, error: Exception) -> None:
         """A process did not start: say so once, and try again after a while."""
@@ -274,8 +318,8 @@ class Pool:
         # Nobody is to wait for what does not come.
         while self._waiters and not self._starting:
             waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(self._unavailable())
+            if not waiter.future.done():
+                waiter.future.set_exception(self._unavailable())
         self._refill()
 
     def _unavailable(self) -> PatchbayError:
@@ -285,12 +329,13 @@ class Pool:
         if self._closed:
             self._retire(process, "closed")
             return
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(process)
+        for waiter in self._waiters:
+            if waiter.takes_any and not waiter.future.done():
+                self._waiters.remove(waiter)
+                waiter.future.set_result(process)
                 return
         self._spares.append(process)
+        self._make_room()
 
     def _retire(self, process: CliProcess, reason: str) -> None:
         if not process.alive and reason != "done":
@@ -353,6 +398,7 @@ class Pool:
                 continue
             self._spares.remove(process)
             self._starting += 1
+            self._starting_spares += 1
             try:
                 await process.check(self._options.silence_seconds)
             except (ProcessDied, ProcessHangs) as error:
@@ -361,7 +407,7 @@ class Pool:
             else:
                 self._put_spare(process)
             finally:
-                self._starting -= 1
+                self._started(None)
 
     def _report(self) -> None:
         for state, count in (
