@@ -56,7 +56,7 @@ class Conversations:
         return None if record is None else msgspec.json.decode(cast(bytes, record), type=ConversationRecord)
 
     async def save(self, conversation: str, record: ConversationRecord, *, previous_turn: int) -> bool:
-        """Notes where a conversation stands. False: it has gone on elsewhere since `previous_turn`; nothing is noted."""
+        """Notes where a conversation stands. False: it has gone on elsewhere since then; nothing is noted."""
         args = (_TTL_MS, previous_turn, record.turn, msgspec.json.encode(record).decode())
         names = (keys.conversation(conversation),)
         reply = await scripts.run(self._redis, scripts.CONVERSATION_SAVE, names, args, timeout=self._timeout)

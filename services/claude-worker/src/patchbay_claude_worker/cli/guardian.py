@@ -12,10 +12,13 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
 MARKER_VARIABLE = "PATCHBAY_POOL"
+# A list, in the directory, of files elsewhere that are to go with it.
+ELSEWHERE = "elsewhere"
 _ROUNDS = 50
 _PAUSE_SECONDS = 0.1
 
@@ -44,6 +47,16 @@ def kill_marked(marker: str) -> int:
     return len(processes)
 
 
+def remove_elsewhere(directory: Path) -> None:
+    """Removes the files that processes have left outside of the directory."""
+    try:
+        listed = (directory / ELSEWHERE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    for path in listed.splitlines():
+        Path(path).unlink(missing_ok=True)
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
@@ -62,6 +75,7 @@ def main() -> None:
         if not kill_marked(marker):
             break
         time.sleep(_PAUSE_SECONDS)
+    remove_elsewhere(Path(directory))
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -277,7 +277,7 @@ class Pool:
                 await process.check(self._options.silence_seconds)
         except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
             self._started(waiter)
-            self._failed(process, error)
+            self._failed(process, error, waiter)
             return
         except BaseException:
             self._started(waiter)
@@ -305,7 +305,7 @@ class Pool:
         if waiter is None:
             self._starting_spares -= 1
 
-    def _failed(self, process: CliProcess | None, error: Exception) -> None:
+    def _failed(self, process: CliProcess | None, error: Exception, waiter: _Waiter | None) -> None:
         """A process did not start: say so once, and try again after a while."""
         self._counts["crashed"] += 1
         metrics.CLI_CRASHES.labels(self._name).inc()
@@ -316,10 +316,10 @@ class Pool:
         if process is not None:
             self._retire(process, "crashed")
         # Nobody is to wait for what does not come.
-        while self._waiters and not self._starting:
-            waiter = self._waiters.popleft()
-            if not waiter.future.done():
-                waiter.future.set_exception(self._unavailable())
+        for one in list(self._waiters):
+            if one is waiter or not self._starting:
+                self._waiters.remove(one)
+                one.future.set_exception(self._unavailable())
         self._refill()
 
     def _unavailable(self) -> PatchbayError:

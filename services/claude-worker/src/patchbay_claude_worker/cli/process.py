@@ -17,7 +17,7 @@ import psutil
 
 from patchbay.upstream.silence import SilenceWatch
 from patchbay_claude_worker.cli import launch
-from patchbay_claude_worker.cli.guardian import MARKER_VARIABLE
+from patchbay_claude_worker.cli.guardian import ELSEWHERE, MARKER_VARIABLE
 from patchbay_claude_worker.cli.messages import Message, control_request, read_message
 from patchbay_claude_worker.cli.program import Command
 
@@ -62,6 +62,7 @@ class CliProcess:
         self._stderr = bytearray()
         self._reading_stderr = asyncio.create_task(self._read_stderr(), name="claude-stderr")
         self._rest = bytearray()
+        self._elsewhere: set[Path] = set()
 
     @classmethod
     async def spawn(cls, command_for: Callable[[Path], Command], *, directory: Path, marker: str) -> CliProcess:
@@ -212,6 +213,14 @@ class CliProcess:
             if self.alive:
                 self._process.kill()
 
+    def removes(self, path: Path) -> None:
+        """Has a file outside of its home removed with it."""
+        if path in self._elsewhere or path.is_relative_to(self.home):
+            return
+        self._elsewhere.add(path)
+        with (self.home.parent / ELSEWHERE).open("a", encoding="utf-8") as listed:
+            listed.write(f"{path}\n")
+
     async def ended(self) -> int:
         """Waits for its end; its exit status."""
         return await self._process.wait()
@@ -224,7 +233,12 @@ class CliProcess:
         await asyncio.wait([self._reading_stderr])
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+        await asyncio.to_thread(self._remove_files)
+
+    def _remove_files(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+        for path in self._elsewhere:
+            path.unlink(missing_ok=True)
 
     async def _death(self) -> ProcessDied:
         status = await self._process.wait()
