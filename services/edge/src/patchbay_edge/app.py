@@ -18,9 +18,10 @@ from patchbay.errors import INTERNAL, PatchbayError, code_of_status, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
+from patchbay.state.permissions import Permissions
 from patchbay.state.registry import Announcer, Directory, EdgeRecord
 from patchbay.telemetry import metrics
-from patchbay_edge import catalog
+from patchbay_edge import catalog, permissions
 from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
 from patchbay_edge.endpoints import Endpoints, dialect_of
@@ -58,6 +59,8 @@ class Edge:
         )
         record = EdgeRecord(id=f"edge-{uuid.uuid4().hex[:12]}", version=VERSION, started_at=time.time())
         self.announcer = Announcer(self.redis, lambda: record, timeout=timeout)
+        self.id = record.id
+        self.permissions = Permissions(self.redis, timeout=timeout)
         self.admission = Admission(
             self.redis,
             replica_id=record.id,
@@ -156,6 +159,7 @@ def build_rest(edge: Edge) -> FastAPI:
 
     for prefix in edge.endpoints.prefixes:
         _add_models(app, edge, prefix)
+    app.include_router(permissions.router(edge))
 
     @app.exception_handler(PatchbayError)
     async def on_patchbay_error(request: Request, error: PatchbayError) -> Response:

@@ -201,7 +201,9 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
     """The conversation that the client names; empty when it names none."""
-    for name in _SESSION_HEADERS:
-        if name in headers:
-            return headers[name]
-    return head.user
+    return session_in(headers) or head.user
+
+
+def session_in(headers: Mapping[str, str]) -> str:
+    """The conversation that a request's headers name; empty when they name none."""
+    return next((headers[name] for name in _SESSION_HEADERS if name in headers), "")
