@@ -19,6 +19,7 @@ class ConversationRecord(msgspec.Struct, frozen=True):
 
     Attributes:
         session_id: The agent's own id of it.
+        project: What the agent files its transcript under.
         turn: How many turns it has had.
         messages: How many messages the client's request had at the last turn.
         fingerprint: Of those messages, to see whether the client goes on with them.
@@ -26,6 +27,7 @@ class ConversationRecord(msgspec.Struct, frozen=True):
     """
 
     session_id: str
+    project: str
     turn: int
     messages: int
     fingerprint: str

@@ -10,13 +10,18 @@ from patchbay_claude_worker.model.provider import ModelProvider
 from patchbay_claude_worker.profiles import PROFILES
 
 
-def build(settings: Settings, _: Shared) -> list[Provider]:
+def build(settings: Settings, shared: Shared) -> list[Provider]:
     """One provider for each enabled backend of this worker."""
     backends = settings.enabled_backends().values()
-    return [_provider(backend) for backend in backends if backend.worker == "claude-worker"]
+    return [_provider(backend, shared) for backend in backends if backend.worker == "claude-worker"]
 
 
-def _provider(backend: Backend) -> Provider:
-    if backend.kind == "claude-cli":
+def _provider(backend: Backend, shared: Shared) -> Provider:
+    if backend.claude_cli is None:
+        return HttpProvider(backend, PROFILES[backend.kind])
+    if backend.claude_cli.mode == "model":
         return ModelProvider(backend)
-    return HttpProvider(backend, PROFILES[backend.kind])
+    # It brings claude-agent-sdk with it, which a worker without agents can do without.
+    from patchbay_claude_worker.agent.provider import AgentProvider
+
+    return AgentProvider(backend, shared)

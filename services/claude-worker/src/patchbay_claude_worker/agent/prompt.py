@@ -12,8 +12,8 @@ import msgspec
 from patchbay.canonical import ROLE_ASSISTANT, Chat, Message, Reasoning, Warning
 from patchbay.dialects.anthropic import DIALECT
 from patchbay.errors import InvalidRequest
-from patchbay_claude_worker.agent.activity import formatted_result, formatted_use
 from patchbay.state.conversations import ConversationRecord
+from patchbay_claude_worker.agent.activity import formatted_result, formatted_use
 
 # The JSON boundary: messages of the Messages API.
 Fields = dict[str, Any]

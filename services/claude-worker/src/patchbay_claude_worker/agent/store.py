@@ -6,15 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 import msgspec
-from claude_agent_sdk import SessionKey, SessionListSubkeysKey, SessionStore, SessionStoreEntry
+from claude_agent_sdk import SessionKey, SessionListSubkeysKey, SessionStoreEntry
 
 from patchbay.state.conversations import Conversations
 
 _SUFFIX = ".jsonl"
 
 
-class RedisSessionStore(SessionStore):
-    """A session's transcripts: its own, and one for each subagent."""
+class RedisSessionStore:
+    """A session's transcripts: its own, and one for each subagent. A SessionStore without its optional listings."""
 
     def __init__(self, conversations: Conversations) -> None:
         self._conversations = conversations
@@ -42,7 +42,9 @@ class RedisSessionStore(SessionStore):
         names = [name]
         if not key.get("subpath"):
             names += [
-                other for other in await self._conversations.transcripts(key["session_id"]) if other.startswith(f"{name}/")
+                other
+                for other in await self._conversations.transcripts(key["session_id"])
+                if other.startswith(f"{name}/")
             ]
         await self._conversations.delete_transcripts(key["session_id"], names)
 

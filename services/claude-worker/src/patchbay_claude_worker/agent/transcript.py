@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -11,6 +12,7 @@ from claude_agent_sdk import SessionKey, SessionStoreEntry
 from patchbay.state.connection import RedisUnavailable
 from patchbay_claude_worker.agent.store import RedisSessionStore, key_of
 from patchbay_claude_worker.cli.messages import Message
+from patchbay_claude_worker.cli.process import CliProcess
 
 log = structlog.get_logger(__name__)
 
@@ -21,13 +23,18 @@ _PAUSE_SECONDS = 0.2
 class TranscriptWriter:
     """Writes one conversation's transcript.
 
+    Args:
+        store: Where to.
+        process: Whose transcript it is; its files are to go with it.
+
     Attributes:
         is_whole: Whether all of it has arrived so far, so that another replica can go on with it.
         project: The project that the program files the session under; empty: it has not said.
     """
 
-    def __init__(self, store: RedisSessionStore) -> None:
+    def __init__(self, store: RedisSessionStore, process: CliProcess) -> None:
         self._store = store
+        self._process = process
         self._pieces: asyncio.Queue[tuple[SessionKey, list[SessionStoreEntry]]] = asyncio.Queue()
         self._writing = asyncio.create_task(self._write(), name="transcript")
         self.is_whole = True
@@ -38,6 +45,7 @@ class TranscriptWriter:
         key = key_of(message.file_path)
         if key is None:
             return
+        self._process.removes(Path(message.file_path))
         if not key.get("subpath"):
             self.project = key["project_key"]
         self._pieces.put_nowait((key, msgspec.json.decode(message.entries)))

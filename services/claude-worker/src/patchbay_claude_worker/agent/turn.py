@@ -56,9 +56,7 @@ class AgentTurn:
         session_id: The agent's own id of the conversation, once it has said so.
     """
 
-    def __init__(
-        self, process: CliProcess, *, ask: Ask, mirror: Mirror, timeouts: Timeouts, silence: float
-    ) -> None:
+    def __init__(self, process: CliProcess, *, ask: Ask, mirror: Mirror, timeouts: Timeouts, silence: float) -> None:
         self._process = process
         self._ask = ask
         self._mirror = mirror
@@ -183,5 +181,8 @@ class AgentTurn:
 def _permission(decision: Decision, asked: msgspec.Raw) -> dict[str, object]:
     """https://code.claude.com/docs/en/agent-sdk/permissions"""
     if decision.allowed:
-        return {"behavior": "allow", "updatedInput": asked if decision.updated_input is None else decision.updated_input}
+        return {
+            "behavior": "allow",
+            "updatedInput": asked if decision.updated_input is None else decision.updated_input,
+        }
     return {"behavior": "deny", "message": decision.reason or "The operator denied this."}

@@ -146,14 +146,21 @@ class Pool:
         self._refill()
         return process
 
+    def keeps(self, conversation: str | None) -> bool:
+        """Whether a living process waits for the next turn of a conversation."""
+        kept = self._kept.get(conversation) if conversation is not None else None
+        return kept is not None and kept[0].alive
+
     def give_back(self, process: CliProcess, *, keep_for: str | None = None, reason: str = "done") -> None:
-        """Ends a loan.
+        """Ends a loan; one that has ended already stays as it is.
 
         Args:
             keep_for: The conversation whose next turn is to have it; None: it is retired.
             reason: Why it is retired, for the metrics.
         """
-        self._busy.discard(process)
+        if process not in self._busy:
+            return
+        self._busy.remove(process)
         if keep_for is not None and self._may_keep(process):
             previous = self._kept.pop(keep_for, None)
             if previous is not None:
@@ -164,13 +171,6 @@ class Pool:
         else:
             self._retire(process, reason)
         self._refill()
-
-    def drop(self, conversation: str) -> None:
-        """Retires the process kept for a conversation that has gone on elsewhere."""
-        kept = self._kept.pop(conversation, None)
-        if kept is not None:
-            self._retire(kept[0], "stale")
-            self._refill()
 
     def _may_keep(self, process: CliProcess) -> bool:
         return (
