@@ -111,7 +111,7 @@ async def test_lists_models_in_the_clients_shape(start_edge: StartEdge) -> None:
         assert [model["id"] for model in listed["data"]] == ["m-1", "alias", "two/m-1"]
         assert listed["data"][2] == {"id": "two/m-1", "object": "model", "created": 1, "owned_by": "two"}
         under_sdk = (await running.client.get("/sdk/v1/models")).json()
-        assert [model["id"] for model in under_sdk["data"]] == ["m-1", "alias", "sdk-only", "two/m-1"]
+        assert [model["id"] for model in under_sdk["data"]] == ["sdk-only", "one/m-1"]
         headers = {"anthropic-version": "2023-06-01"}
         listed = (await running.client.get("/api/v1/models", headers=headers)).json()
         assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "m-1", "two/m-1")
@@ -125,6 +125,29 @@ async def test_lists_models_in_the_clients_shape(start_edge: StartEdge) -> None:
         assert one["id"] == "two/m-1"
         # Each backend was asked once for all of these.
         assert len(both.list_requests) == 2
+
+
+async def test_lists_models_under_sdk_and_without_the_version(start_edge: StartEdge) -> None:
+    backends = {**TWO, "model": {"kind": "claude-cli"}, "agent": {"kind": "claude-cli", "mode": "agent", "cwd": "/"}}
+    all_of_them = worker("one", "two", "model", "agent", models=("m",))
+    async with start_edge(all_of_them, backends=backends) as running:
+        for path in ("/sdk/v1/models", "/sdk/models"):
+            listed = (await running.client.get(path)).json()
+            assert [model["id"] for model in listed["data"]] == ["model/m", "m"]
+            assert [model["owned_by"] for model in listed["data"]] == ["model", "agent"]
+        headers = {"anthropic-version": "2023-06-01"}
+        assert (await running.client.get("/sdk/models", headers=headers)).json()["first_id"] == "model/m"
+        whole = (await running.client.get("/api/v1/models")).json()
+        assert (await running.client.get("/api/models")).json() == whole
+        assert len(whole["data"]) == 4
+        assert (await running.client.get("/models")).status_code == 404
+
+
+async def test_without_a_claude_cli_backend_sdk_has_no_models(start_edge: StartEdge) -> None:
+    async with start_edge(worker("one"), backends=TWO) as running:
+        response = await running.client.get("/sdk/models")
+        assert response.status_code == 404
+        assert "kind: claude-cli" in response.json()["error"]["message"]
 
 
 async def test_a_key_is_wanted_for_the_list_as_well(start_edge: StartEdge) -> None:

@@ -97,6 +97,32 @@ async def test_answers_in_both_dialects(start_edge: StartEdge, prefix: str) -> N
             assert "hello" in streamed.text
 
 
+@pytest.mark.parametrize("path", [ANTHROPIC, OPENAI, COUNT])
+async def test_claude_code_answers_under_sdk(start_edge: StartEdge, path: str) -> None:
+    backends = {
+        "api": {"kind": "openai-compatible", "base_url": "http://api.test"},
+        "agent": {"kind": "claude-cli", "mode": "agent", "cwd": "/"},
+        "default_backend": "api",
+    }
+    worker = ScriptedWorker([answer("x")], backends=[("api", ""), ("agent", "")])
+    async with start_edge(worker, backends=backends) as running:
+        for prefix, backend in (("/sdk", "agent"), ("/api", "api")):
+            response = await running.client.post(prefix + path, json={**CHAT, "model": "sonnet"})
+            assert (response.status_code, response.headers["x-patchbay-backend"]) == (200, backend)
+        seen = [(request.backend, request.model) for request in [*worker.requests, *worker.count_requests]]
+        assert seen == [("agent", "sonnet"), ("api", "sonnet")]
+
+
+@pytest.mark.parametrize("path", [ANTHROPIC, OPENAI, COUNT])
+async def test_without_claude_code_sdk_says_how_to_have_it(start_edge: StartEdge, path: str) -> None:
+    async with start_edge(ScriptedWorker([answer("x")])) as running:
+        response = await running.client.post("/sdk" + path, json=CHAT)
+        assert response.status_code == 404
+        kind, message = shape(path, response.content)
+        assert kind == "not_found_error"
+        assert "kind: claude-cli" in message
+
+
 async def test_passes_what_the_worker_needs(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("x")])
     async with start_edge(worker, security=KEYS) as running:

@@ -23,7 +23,7 @@ from patchbay.telemetry import metrics
 from patchbay_edge import catalog
 from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
-from patchbay_edge.endpoints import Endpoints, dialect_of
+from patchbay_edge.endpoints import API_PREFIX, SDK_PREFIX, Endpoints, dialect_of
 from patchbay_edge.exchange import Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
 from patchbay_edge.picking import Picker
@@ -186,6 +186,9 @@ def _add_models(app: FastAPI, edge: Edge, prefix: str) -> None:
         models = await edge.catalog.models(prefix, identity.credential)
         anthropic = "anthropic-version" in request.headers
         return catalog.anthropic_list(models) if anthropic else catalog.openai_list(models)
+
+    if prefix in (API_PREFIX, SDK_PREFIX):
+        app.get(f"{prefix}/models")(list_models)
 
     @app.get(f"{prefix}/v1/models/{{name:path}}")
     async def get_model(name: str, request: Request) -> dict[str, object]:
