@@ -8,8 +8,10 @@ A call that fails raises `WorkerFailure` (try another replica) or `PatchbayError
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import grpc
@@ -86,8 +88,9 @@ class Connection:
     """The channel to one worker replica."""
 
     def __init__(self, address: str) -> None:
-        # Calls that run.
+        # Calls that run, and how many of them are chats, by backend.
         self.in_flight = 0
+        self.chats: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = provider_pb2_grpc.ProviderStub(self._channel)
 
@@ -95,7 +98,8 @@ class Connection:
         """Starts a chat; `timeout` bounds the whole answer, in seconds."""
         call = self._stub.Chat(request, timeout=timeout)
         self.in_flight += 1
-        return ChatCall(call, self._ended)
+        self.chats[request.backend] += 1
+        return ChatCall(call, partial(self._chat_ended, request.backend))
 
     async def count_tokens(self, request: CountTokensRequest, *, timeout: float) -> CountTokensResponse:
         with self._running():
@@ -118,6 +122,10 @@ class Connection:
         finally:
             self._ended()
 
+    def _chat_ended(self, backend: str) -> None:
+        self.chats[backend] -= 1
+        self._ended()
+
     def _ended(self) -> None:
         self.in_flight -= 1
 
@@ -139,6 +147,11 @@ class Connections:
         """The calls that this edge has running there."""
         connection = self._by_address.get(address)
         return connection.in_flight if connection else 0
+
+    def chats(self, address: str, backend: str) -> int:
+        """The chats with a backend that this edge has running there."""
+        connection = self._by_address.get(address)
+        return connection.chats[backend] if connection else 0
 
     def retain(self, addresses: Iterable[str]) -> None:
         """Closes the idle connections to any other address."""
