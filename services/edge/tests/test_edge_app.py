@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from patchbay.canonical import ChatEvent, Usage
+from patchbay.state.registry import BackendRecord
 from patchbay.testing.eventually import eventually
 from patchbay.testing.worker import BLOCK, FINISHED, STARTED, ScriptedWorker, answer, text
 from patchbay_proto.v1.provider_pb2 import Credential, Model
@@ -48,6 +49,29 @@ async def test_is_ready_once_every_backend_has_a_worker(start_edge: StartEdge) -
         assert (response.status_code, response.json()["status"]) == (200, "ready")
         assert response.json()["backends"]["one"]["replicas"] == 2
         assert (await running.client.head("/ready")).status_code == 200
+
+
+async def test_is_not_ready_while_no_replica_of_a_backend_can_answer(start_edge: StartEdge) -> None:
+    def says(*, signed_in: bool, detail: str) -> list[BackendRecord]:
+        return [BackendRecord("cli", "claude-cli", "", signed_in, detail)]
+
+    missing = "the claude program is missing: pip install claude-agent-sdk"
+    one, two = (ScriptedWorker([answer("x")], records=says(signed_in=False, detail=missing)) for _ in range(2))
+    backends = {"cli": {"kind": "claude-cli", "api_key": "sk-ant-1"}, "default_backend": "cli"}
+    async with start_edge(one, two, backends=backends) as running:
+        response = await running.client.get("/ready")
+        body = response.json()
+        assert (response.status_code, body["status"], body["detail"]) == (503, "unable", f"cli: {missing}")
+        described = body["backends"]["cli"]
+        assert (described["replicas"], described["signed_in"], described["detail"]) == (2, False, missing)
+        one.records = says(signed_in=True, detail="")
+        await running.announce(one)
+        response = await running.client.get("/ready")
+        body = response.json()
+        assert (response.status_code, body["status"]) == (200, "ready")
+        assert "detail" not in body
+        described = body["backends"]["cli"]
+        assert (described["signed_in"], described["detail"]) == (True, f"1 of 2 replicas: {missing}")
 
 
 @pytest.mark.parametrize(
