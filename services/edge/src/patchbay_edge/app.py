@@ -29,6 +29,7 @@ from patchbay_edge.gateway import Gateway
 from patchbay_edge.picking import Picker
 from patchbay_edge.readiness import readiness
 from patchbay_edge.routing import Router
+from patchbay_edge.status import status_router
 from patchbay_edge.transport import Connections
 
 log = structlog.get_logger(__name__)
@@ -132,7 +133,7 @@ class Application:
 
 
 def build_rest(edge: Edge) -> FastAPI:
-    """Health, readiness, model lists, and the errors of paths that nothing serves."""
+    """Health, readiness, model lists, statuses, and the errors of paths that nothing serves."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -156,6 +157,7 @@ def build_rest(edge: Edge) -> FastAPI:
 
     for prefix in edge.endpoints.prefixes:
         _add_models(app, edge, prefix)
+    app.include_router(status_router(edge))
 
     @app.exception_handler(PatchbayError)
     async def on_patchbay_error(request: Request, error: PatchbayError) -> Response:

@@ -25,6 +25,8 @@ from patchbay_proto.v1.provider_pb2 import (
     CountTokensResponse,
     ListModelsRequest,
     ListModelsResponse,
+    StatusRequest,
+    StatusResponse,
 )
 
 _CHANNEL_OPTIONS = (
@@ -108,6 +110,10 @@ class Connection:
     async def list_models(self, request: ListModelsRequest, *, timeout: float) -> ListModelsResponse:
         with self._running():
             return await self._stub.ListModels(request, timeout=timeout)
+
+    async def status(self, *, timeout: float) -> StatusResponse:
+        with self._running():
+            return await self._stub.Status(StatusRequest(), timeout=timeout)
 
     async def aclose(self) -> None:
         await self._channel.close()
