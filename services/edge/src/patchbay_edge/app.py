@@ -21,6 +21,7 @@ from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer, Directory, EdgeRecord
 from patchbay.telemetry import metrics
 from patchbay_edge import catalog
+from patchbay_edge.auth import auth_router
 from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
 from patchbay_edge.endpoints import API_PREFIX, SDK_PREFIX, Endpoints, dialect_of
@@ -133,7 +134,7 @@ class Application:
 
 
 def build_rest(edge: Edge) -> FastAPI:
-    """Health, readiness, model lists, statuses, and the errors of paths that nothing serves."""
+    """Health, readiness, model lists, statuses, sign-in, and the errors of paths that nothing serves."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -158,6 +159,7 @@ def build_rest(edge: Edge) -> FastAPI:
     for prefix in edge.endpoints.prefixes:
         _add_models(app, edge, prefix)
     app.include_router(status_router(edge))
+    app.include_router(auth_router(edge))
 
     @app.exception_handler(PatchbayError)
     async def on_patchbay_error(request: Request, error: PatchbayError) -> Response:

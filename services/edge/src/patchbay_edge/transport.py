@@ -17,7 +17,7 @@ from typing import Self
 import grpc
 
 from patchbay.canonical import ChatEvents
-from patchbay.errors import INTERNAL, OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
+from patchbay.errors import INTERNAL, INVALID_REQUEST, OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     ChatRequest,
@@ -25,6 +25,10 @@ from patchbay_proto.v1.provider_pb2 import (
     CountTokensResponse,
     ListModelsRequest,
     ListModelsResponse,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
     StatusRequest,
     StatusResponse,
 )
@@ -115,15 +119,27 @@ class Connection:
         with self._running():
             return await self._stub.Status(StatusRequest(), timeout=timeout)
 
+    async def login(self, request: LoginRequest, *, timeout: float) -> LoginResponse:
+        """Begins or ends a sign-in; PatchbayError (INVALID_REQUEST) when the backend has none."""
+        with self._running(signing_in=True):
+            return await self._stub.Login(request, timeout=timeout)
+
+    async def logout(self, request: LogoutRequest, *, timeout: float) -> LogoutResponse:
+        """Forgets a sign-in; PatchbayError (INVALID_REQUEST) when the backend has none."""
+        with self._running(signing_in=True):
+            return await self._stub.Logout(request, timeout=timeout)
+
     async def aclose(self) -> None:
         await self._channel.close()
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self, *, signing_in: bool = False) -> Iterator[None]:
         self.in_flight += 1
         try:
             yield
         except grpc.aio.AioRpcError as error:
+            if signing_in and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise PatchbayError(make_error(INVALID_REQUEST, error.details() or "")) from error
             raise _failure(error) from error
         finally:
             self._ended()
