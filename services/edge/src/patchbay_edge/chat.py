@@ -54,6 +54,16 @@ class Requests:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._chat: Chat | None = None
+        self._session = session_of(job.exchange.headers, job.head)
+
+    @property
+    def conversation(self) -> str:
+        """The client's conversation among those of all callers; empty when it names none."""
+        if not self._session:
+            return ""
+        # A session's name is the client's own choice: two callers that choose the same one must not meet.
+        key_id = self._job.identity.caller.key_id
+        return f"{len(key_id)}:{key_id}{self._session}"
 
     def chat(self) -> Chat:
         if self._chat is None:
@@ -65,7 +75,7 @@ class Requests:
         request = ChatRequest(
             caller=job.identity.caller,
             request_id=job.exchange.request_id,
-            session_id=session_of(job.exchange.headers, job.head),
+            session_id=self._session,
             backend=target.backend.name,
             client_dialect=job.dialect.name,
             headers=forwarded_headers(job.exchange.headers),
@@ -144,7 +154,12 @@ async def answer_chat(
     )
     with reply:
         try:
-            opened = await attempts.open(job.targets, requests.chat_request, is_committed=lambda: reply.committed)
+            opened = await attempts.open(
+                job.targets,
+                requests.chat_request,
+                is_committed=lambda: reply.committed,
+                conversation=requests.conversation,
+            )
             await _relay(job, opened, reply, started=started)
         except PatchbayError as error:
             await _fail(job, reply, error)
