@@ -1,0 +1,238 @@
+"""Permission requests over two edges: asked anywhere, seen everywhere, answered once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from conftest import Config
+
+from patchbay.dialects.sse import FrameSplitter, parse_frames
+from patchbay.state.connection import connect
+from patchbay.state.permissions import Permissions
+from patchbay.testing.cluster import Cluster, ServiceProcess
+from patchbay.testing.eventually import eventually
+from patchbay.testing.valkey import ValkeyProcess
+
+OPERATOR = {"x-api-key": "boss-key"}
+ALICE = {"x-api-key": "alice-key"}
+QUESTION = {"command": "rm -rf build", "timeout": 1.0}
+
+KILLED = textwrap.dedent(
+    """
+    import asyncio, sys, msgspec
+    from patchbay.state.connection import connect
+    from patchbay.state.permissions import Permissions
+    asyncio.run(Permissions(connect(sys.argv[1])).ask(
+        backend="claude", session="s", key_id="alice", worker_id="w", tool_name="Bash",
+        input=msgspec.Raw(b"{}"), timeout_seconds=600,
+    ))
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def pair(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> Iterator[tuple[Cluster, str]]:
+    """Two edges, and the Redis they share."""
+    config = config_for(
+        security={
+            "require_api_key": True,
+            "api_keys": [
+                {"key": "boss-key", "id": "boss", "operator": True},
+                {"key": "alice-key", "id": "alice"},
+            ],
+        }
+    )
+    url = shared_valkey.url.removesuffix("0") + "4"
+    with Cluster(config, redis_url=url, edges=2) as cluster:
+        yield cluster, url
+
+
+@pytest.fixture
+async def worker(pair: tuple[Cluster, str]) -> AsyncIterator[Permissions]:
+    """Asks as a worker does."""
+    redis = connect(pair[1])
+    yield Permissions(redis)
+    await redis.aclose()
+
+
+def ask(worker: Permissions, **changed: Any) -> asyncio.Task[Any]:
+    question = {
+        "backend": "claude",
+        "session": "s-1",
+        "key_id": "alice",
+        "worker_id": "w1",
+        "tool_name": "Bash",
+        "input": msgspec.Raw(json.dumps(QUESTION).encode()),
+        "timeout_seconds": 60.0,
+        **changed,
+    }
+    return asyncio.ensure_future(worker.ask(**question))
+
+
+Events = AsyncIterator[tuple[str, dict[str, Any]]]
+
+
+@asynccontextmanager
+async def stream(edge: ServiceProcess, headers: dict[str, str] = OPERATOR) -> AsyncIterator[Events]:
+    async with (
+        httpx.AsyncClient(base_url=edge.url, timeout=30) as client,
+        client.stream("GET", "/permissions/stream", headers=headers) as response,
+    ):
+        assert response.status_code == 200
+
+        async def events() -> Events:
+            splitter = FrameSplitter()
+            async for data in response.aiter_bytes():
+                for frame in parse_frames(splitter.feed(data)):
+                    yield frame.event.decode(), json.loads(frame.data)
+
+        async with aclosing(events()) as found:
+            yield found
+
+
+async def respond(edge: ServiceProcess, request_id: str, answer: dict[str, Any]) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=edge.url) as client:
+        return await client.post(f"/permissions/{request_id}/respond", json=answer, headers=OPERATOR)
+
+
+async def test_a_workers_question_is_seen_on_both_edges_and_answered_on_either(
+    pair: tuple[Cluster, str], worker: Permissions
+) -> None:
+    first, second = pair[0].edges
+    async with stream(first) as here, stream(second) as there, stream(second, ALICE) as alices:
+        for answering, answer in (
+            (first, {"decision": "allow", "updated_input": {"command": "ls"}, "reason": "safer"}),
+            (second, {"decision": "deny", "reason": "not today"}),
+        ):
+            asked = ask(worker)
+            kind, request = await anext(here)
+            assert kind == "permission_request"
+            assert request.keys() == {"id", "backend", "session", "tool_name", "input", "created_at", "expires_at"}
+            assert request["input"] == QUESTION
+            assert await anext(there) == await anext(alices) == ("permission_request", request)
+            answered = await respond(answering, request["id"], answer)
+            assert answered.status_code == 200
+            resolution = {"id": request["id"], "decision": answer["decision"], "reason": answer["reason"], "by": "boss"}
+            assert await anext(here) == await anext(there) == await anext(alices) == ("permission_resolved", resolution)
+            decision = await asked
+            assert (decision.allowed, decision.reason) == (answer["decision"] == "allow", answer["reason"])
+            assert (decision.updated_input is not None) == ("updated_input" in answer)
+
+
+async def test_claude_code_elsewhere_asks_on_one_edge_and_is_answered_on_the_other(pair: tuple[Cluster, str]) -> None:
+    first, second = pair[0].edges
+    async with stream(second) as there, httpx.AsyncClient(base_url=first.url, timeout=30) as client:
+        body = {"tool_name": "Write", "input": QUESTION, "tool_use_id": "toolu_1"}
+        headers = {**ALICE, "x-claude-code-session-id": "cc-1"}
+        asked = asyncio.ensure_future(client.post("/mcp/permission/check", json=body, headers=headers))
+        _, request = await anext(there)
+        assert (request["backend"], request["session"], request["tool_name"]) == ("mcp", "cc-1", "Write")
+        assert (await respond(second, request["id"], {"allowed": True})).status_code == 200
+        assert (await asked).json() == {"behavior": "allow", "updatedInput": QUESTION}
+
+
+async def test_of_answers_on_both_edges_at_once_one_stands(pair: tuple[Cluster, str], worker: Permissions) -> None:
+    first, second = pair[0].edges
+    async with stream(first) as here:
+        for _ in range(5):
+            asked = ask(worker)
+            _, request = await anext(here)
+            answers = [{"decision": "allow"}, {"decision": "deny"}] * 4
+            answered = await asyncio.gather(
+                *(respond((first, second)[number % 2], request["id"], answer) for number, answer in enumerate(answers))
+            )
+            assert sorted(answer.status_code for answer in answered) == [200] + [409] * 7
+            (stands,) = [answer.json()["decision"] for answer in answered if answer.status_code == 200]
+            assert (await asked).allowed == (stands == "allow")
+            _, resolution = await anext(here)
+            assert resolution["decision"] == stands
+
+
+async def test_nobody_answers(pair: tuple[Cluster, str], worker: Permissions) -> None:
+    async with stream(pair[0].edges[1]) as there:
+        asked = ask(worker, timeout_seconds=1.0)
+        _, request = await anext(there)
+        kind, resolution = await anext(there)
+        assert (kind, resolution["id"], resolution["by"]) == ("permission_resolved", request["id"], "timeout")
+        assert not (await asked).allowed
+        assert (await respond(pair[0].edges[0], request["id"], {"decision": "allow"})).status_code == 409
+
+
+async def test_what_a_killed_worker_asked_disappears_within_the_lease(pair: tuple[Cluster, str]) -> None:
+    first, second = pair[0].edges
+    async with stream(first) as here, stream(second) as there:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, pair[1], env={})
+        try:
+            _, request = await anext(here)
+            assert await anext(there) == ("permission_request", request)
+        finally:
+            process.kill()
+            await process.wait()
+        killed = time.monotonic()
+        for watcher in (here, there):
+            kind, resolution = await anext(watcher)
+            assert (kind, resolution["id"]) == ("permission_resolved", request["id"])
+            assert (resolution["decision"], resolution["by"]) == ("deny", "lost")
+        assert time.monotonic() - killed < 10.0 + 2.0
+        refused = await respond(second, request["id"], {"decision": "allow"})
+        assert refused.status_code == 409
+
+
+async def test_an_edge_that_is_killed_takes_no_question_with_it(
+    valkey: ValkeyProcess, config_for: Callable[..., Config]
+) -> None:
+    redis = connect(valkey.url)
+    with Cluster(config_for(), redis_url=valkey.url, edges=2) as cluster:
+        first, second = cluster.edges
+        async with stream(first, {}) as here:
+            asked = ask(Permissions(redis), key_id="")
+            _, request = await anext(here)
+            first.kill()
+        async with stream(second, {}) as there:
+            assert await anext(there) == ("permission_request", request)
+            async with httpx.AsyncClient(base_url=second.url) as client:
+                await client.post(f"/permissions/{request['id']}/respond", json={"allowed": True})
+        assert (await asked).allowed
+
+        # And a question that an edge asked for its own client is withdrawn, or else its lease ends.
+        third = cluster.add_edge()
+        cluster.wait_ready()
+        async with stream(second, {}) as there, httpx.AsyncClient(timeout=30) as client:
+            checked = asyncio.ensure_future(
+                client.post(third.url + "/mcp/permission/check", json={"tool_name": "Bash", "input": {}})
+            )
+            _, request = await anext(there)
+            third.kill()
+            kind, resolution = await anext(there)
+            assert (kind, resolution["id"], resolution["by"]) == ("permission_resolved", request["id"], "lost")
+            with pytest.raises(httpx.TransportError):
+                await checked
+    await redis.aclose()
+
+
+async def test_the_log_says_who_answered_and_not_what_was_asked(pair: tuple[Cluster, str], worker: Permissions) -> None:
+    edge = pair[0].edges[0]
+    async with stream(edge) as here:
+        asked = ask(worker, session="for-the-log", input=msgspec.Raw(b'{"command":"very-private"}'))
+        _, request = await anext(here)
+        await respond(edge, request["id"], {"decision": "deny", "reason": "because"})
+        await asked
+
+    def line() -> dict[str, Any] | None:
+        lines = (json.loads(text) for text in edge.output().splitlines() if "permission_resolved" in text)
+        return next((said for said in lines if said["session"] == "for-the-log"), None)
+
+    said = await eventually(line)
+    assert said is not None
+    assert (said["id"], said["decision"], said["by"], said["reason"]) == (request["id"], "deny", "boss", "because")
+    assert "very-private" not in edge.output()
