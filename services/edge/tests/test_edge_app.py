@@ -74,6 +74,21 @@ async def test_is_not_ready_while_no_replica_of_a_backend_can_answer(start_edge:
         assert (described["signed_in"], described["detail"]) == (True, f"1 of 2 replicas: {missing}")
 
 
+async def test_one_backend_that_cannot_answer_takes_no_edge_from_the_others(start_edge: StartEdge) -> None:
+    detail = "not signed in: POST /auth/login"
+    records = [BackendRecord("cli", "claude-cli", "", signed_in=False, detail=detail)]
+    backends = {
+        "cli": {"kind": "claude-cli", "credentials": "signed_in", "config_dir": "/c"},
+        "one": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1"},
+        "default_backend": "one",
+    }
+    async with start_edge(ScriptedWorker([answer("x")], records=records), worker("one"), backends=backends) as running:
+        response = await running.client.get("/ready")
+        body = response.json()
+        assert (response.status_code, body["status"], body["detail"]) == (200, "ready", f"cli: {detail}")
+        assert body["backends"]["cli"]["signed_in"] is False
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "anthropic"),
     [

@@ -125,6 +125,22 @@ async def test_without_claude_code_sdk_says_how_to_have_it(start_edge: StartEdge
         assert "kind: claude-cli" in message
 
 
+@pytest.mark.parametrize(
+    ("user", "session"),
+    [
+        ('{"device_id":"d","account_uuid":"","session_id":"0b4c"}', "0b4c"),
+        ("user_1_account__session_8f14e45f-ceea-467f-a9d3-0a1b2c3d4e5f", "8f14e45f-ceea-467f-a9d3-0a1b2c3d4e5f"),
+        ("alice", ""),
+        ("", ""),
+    ],
+)
+async def test_a_users_name_names_no_conversation(start_edge: StartEdge, user: str, session: str) -> None:
+    worker = ScriptedWorker([answer("x")])
+    async with start_edge(worker) as running:
+        await running.client.post(ANTHROPIC, json={**CHAT, "metadata": {"user_id": user}})
+        assert worker.requests[0].session_id == session
+
+
 async def test_passes_what_the_worker_needs(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("x")])
     async with start_edge(worker, security=KEYS) as running:

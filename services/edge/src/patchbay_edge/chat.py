@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 # Sent upstream as they came, when the upstream's profile takes them.
 _FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
+# Claude Code names its session in `metadata.user_id`, as JSON or, before 2.1, at the end of a text.
+_SESSION_IN_USER = re.compile(r'"session_id"\s*:\s*"([^"]+)"|_session_([0-9a-f-]{36})\Z')
 _SESSION_HEADERS = ("x-patchbay-session", "x-claude-code-session-id", "session-id", "session_id")
 
 
@@ -215,8 +218,13 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
-    """The conversation that the client names; empty when it names none."""
-    return session_in(headers) or head.user
+    """The conversation that the client names; empty when it names none. An end user's name is none: a user has many."""
+    return session_in(headers) or _session_in_user(head.user)
+
+
+def _session_in_user(user: str) -> str:
+    found = _SESSION_IN_USER.search(user)
+    return (found[1] or found[2]) if found else ""
 
 
 def session_in(headers: Mapping[str, str]) -> str:

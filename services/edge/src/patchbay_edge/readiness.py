@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 def readiness(edge: Edge) -> tuple[int, dict[str, object]]:
     """The status and body of `/ready`: 200 when every enabled backend has a live replica and nothing is draining.
 
-    A `claude-cli` backend of which no replica can answer is as good as none: 503, with the words of its workers.
-    Redis being away does not make an edge unready: it goes on with the last known workers.
+    A `claude-cli` backend of which no replica can answer is named, with the words of its workers. Only when no backend
+    at all can answer is that a 503: the others, and the way to sign in, need this edge. Redis being away does not make
+    an edge unready: it goes on with the last known workers.
     """
     backends = {name: _backend(edge, name) for name in edge.backends}
     missing = [name for name, backend in backends.items() if not backend["replicas"]]
@@ -27,7 +28,7 @@ def readiness(edge: Edge) -> tuple[int, dict[str, object]]:
         status = "draining"
     elif missing or not backends:
         status = "waiting"
-    elif unable:
+    elif len(unable) == len(backends):
         status = "unable"
     else:
         status = "ready"
