@@ -24,11 +24,14 @@ _PAUSE_SECONDS = 0.1
 
 
 def marked(marker: str) -> list[psutil.Process]:
-    """The living processes that carry the marker; this one does not count."""
+    """The living processes that carry the marker, or one that begins with it and a slash; this one does not count."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(MARKER_VARIABLE) == marker:
+            if process.pid == os.getpid():
+                continue
+            carried = process.environ().get(MARKER_VARIABLE, "")
+            if carried == marker or carried.startswith(f"{marker}/"):
                 found.append(process)
         except (psutil.Error, OSError):
             # It ended just now, or is another user's.

@@ -273,7 +273,7 @@ class Pool:
                 if self._backoff:
                     await asyncio.sleep(self._backoff)
                 started = time.monotonic()
-                process = await CliProcess.spawn(command_for, directory=self._directory, marker=self._marker)
+                process = await self._create(command_for)
                 await process.check(self._options.silence_seconds)
         except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
             self._started(waiter)
@@ -299,6 +299,15 @@ class Pool:
         else:
             self._waiters.remove(waiter)
             waiter.future.set_result(process)
+
+    async def _create(self, command_for: CommandFor) -> CliProcess:
+        """Starts a process, all or nothing: a cancellation in between would leave one that nobody knows."""
+        creating = asyncio.ensure_future(CliProcess.spawn(command_for, directory=self._directory, marker=self._marker))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await (await creating).clear()
+            raise
 
     def _started(self, waiter: _Waiter | None) -> None:
         self._starting -= 1

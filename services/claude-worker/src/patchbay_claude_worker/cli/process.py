@@ -17,12 +17,13 @@ import psutil
 
 from patchbay.upstream.silence import SilenceWatch
 from patchbay_claude_worker.cli import launch
-from patchbay_claude_worker.cli.guardian import ELSEWHERE, MARKER_VARIABLE
+from patchbay_claude_worker.cli.guardian import ELSEWHERE, MARKER_VARIABLE, kill_marked
 from patchbay_claude_worker.cli.messages import Message, control_request, read_message
 from patchbay_claude_worker.cli.program import Command
 
 _READ_BYTES = 256 * 1024
 _KEPT_STDERR_BYTES = 4096
+_LAST_WORDS_SECONDS = 1.0
 # More than this in one line is no message that the protocol knows.
 _LONGEST_LINE = 256 * 1024 * 1024
 
@@ -53,8 +54,10 @@ class CliProcess:
         requests: How many chats it has served or begun.
     """
 
-    def __init__(self, process: Process, home: Path) -> None:
+    def __init__(self, process: Process, home: Path, *, marker: str, starts_others: bool) -> None:
         self.home = home
+        self._marker = marker
+        self._starts_others = starts_others
         self.spawned_at = time.monotonic()
         self.requests = 0
         self._process = process
@@ -62,6 +65,8 @@ class CliProcess:
         self._stderr = bytearray()
         self._reading_stderr = asyncio.create_task(self._read_stderr(), name="claude-stderr")
         self._rest = bytearray()
+        # What came together with a message that was waited for.
+        self._unread: list[Message] = []
         self._elsewhere: set[Path] = set()
 
     @classmethod
@@ -81,6 +86,7 @@ class CliProcess:
         try:
             command = command_for(home)
             (home / "tmp").mkdir()
+            own_marker = f"{marker}/{home.name}"
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-I",
@@ -88,7 +94,7 @@ class CliProcess:
                 launch.__file__,
                 str(os.getpid()),
                 *command.arguments,
-                env={**command.environ, MARKER_VARIABLE: marker},
+                env={**command.environ, MARKER_VARIABLE: own_marker},
                 cwd=command.cwd,
                 stdin=PIPE,
                 stdout=PIPE,
@@ -98,7 +104,7 @@ class CliProcess:
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
-        return cls(process, home)
+        return cls(process, home, marker=own_marker, starts_others=command.starts_others)
 
     @property
     def pid(self) -> int:
@@ -166,8 +172,10 @@ class CliProcess:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    for message in await self.read():
+                    messages = await self.read()
+                    for index, message in enumerate(messages):
                         if wanted(message):
+                            self._unread = messages[index + 1 :]
                             return message
         except TimeoutError as error:
             raise ProcessHangs(f"the claude process did not answer for {seconds:g} s") from error
@@ -180,6 +188,9 @@ class CliProcess:
         """
         stdout = self._process.stdout
         assert stdout is not None
+        if self._unread:
+            unread, self._unread = self._unread, []
+            return unread
         while True:
             data = await stdout.read(_READ_BYTES)
             if not data:
@@ -226,14 +237,29 @@ class CliProcess:
         return await self._process.wait()
 
     async def clear(self) -> None:
-        """Kills it if it lives, waits for its end, and removes its home."""
+        """Kills it if it lives, with all that it has started, waits for its end, and removes its files."""
         self.kill()
         await self._process.wait()
-        self._reading_stderr.cancel()
-        await asyncio.wait([self._reading_stderr])
+        if self._starts_others:
+            # What it has moved to another process group would outlive it, and hold its pipes.
+            await asyncio.to_thread(kill_marked, self._marker)
         if self._process.stdin is not None:
             self._process.stdin.close()
+        try:
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                await self._drain()
+        except TimeoutError:
+            self._reading_stderr.cancel()
+        await asyncio.wait([self._reading_stderr])
         await asyncio.to_thread(self._remove_files)
+
+    async def _drain(self) -> None:
+        """Reads what nobody wants any more: the pipes are closed by their end."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        while await stdout.read(_READ_BYTES):
+            continue
+        await asyncio.wait([self._reading_stderr])
 
     def _remove_files(self) -> None:
         shutil.rmtree(self.home, ignore_errors=True)
