@@ -38,13 +38,14 @@ class ProcessDied(Exception):
 
     Args:
         status: Its exit status; negative for the signal that ended it.
-        stderr: The last of what it said.
+        stderr: The last of its errors.
     """
 
     def __init__(self, status: int | None, stderr: str) -> None:
         said = f": {stderr.strip().splitlines()[-1][:300]}" if stderr.strip() else ""
         super().__init__(f"the claude process ended with status {status}{said}")
         self.status = status
+        self.stderr = stderr
 
 
 class ProcessHangs(Exception):
@@ -154,7 +155,7 @@ class CliProcess:
         except TimeoutError as error:
             raise ProcessHangs(f"the claude process did not read its input for {seconds:g} s") from error
         except (ConnectionError, RuntimeError) as error:
-            raise await self._death() from error
+            raise await self.death() from error
 
     async def wait_for(self, wanted: Callable[[Message], bool], *, seconds: float) -> Message:
         """The first message that is wanted; those before it are passed over.
@@ -178,23 +179,27 @@ class CliProcess:
         Raises:
             ProcessDied: The process has ended, or talks nonsense.
         """
-        stdout = self._process.stdout
-        assert stdout is not None
         while True:
-            data = await stdout.read(_READ_BYTES)
+            data = await self.read_output()
             if not data:
-                raise await self._death()
+                raise await self.death()
             self._rest += data
             if b"\n" not in data:
                 if len(self._rest) > _LONGEST_LINE:
                     self.kill()
-                    raise await self._death()
+                    raise await self.death()
                 continue
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
             messages = [message for line in lines if (message := read_message(line)) is not None]
             if messages:
                 return messages
+
+    async def read_output(self) -> bytes:
+        """The next of what it says, whatever that is; empty: nothing more will come."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        return await stdout.read(_READ_BYTES)
 
     async def messages(self) -> AsyncGenerator[Message, None]:
         """Every message from now on. Raises ProcessDied at its end."""
@@ -239,10 +244,8 @@ class CliProcess:
         await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
 
     async def _empty(self) -> None:
-        stdout = self._process.stdout
-        assert stdout is not None
         try:
-            while await stdout.read(_READ_BYTES):
+            while await self.read_output():
                 continue
         except RuntimeError:
             # Whoever it was lent to still reads, and sees its end.
@@ -253,7 +256,7 @@ class CliProcess:
         # Nothing public closes the pipes of a process that has ended.
         self._process._transport.close()  # type: ignore[attr-defined]
 
-    async def _death(self) -> ProcessDied:
+    async def death(self) -> ProcessDied:
         """Why nothing more can come from it. One that has closed its pipes and lives on is of no use: it is killed."""
         give_up_at = time.monotonic() + _DYING_SECONDS
         # Not waited for: that would last until whoever else has its pipes has closed them.
