@@ -109,7 +109,7 @@ def command(backend: Backend, home: Path, *, cwd: Path, resume: str | None = Non
         environ["CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"] = "1"
     if resume is not None:
         arguments.append(f"--resume={resume}")
-    return Command(tuple(arguments), environ, str(cwd), starts_others=True)
+    return Command(tuple(arguments), environ, str(cwd))
 
 
 def _mcp_servers(servers: Mapping[str, McpServer]) -> dict[str, object]:

@@ -27,6 +27,7 @@ from patchbay_claude_worker.agent.turn import AgentTurn
 from patchbay_claude_worker.cli.pool import Pool
 from patchbay_claude_worker.cli.process import ProcessDied, ProcessHangs
 from patchbay_claude_worker.cli.program import Command
+from patchbay_claude_worker.cli.sign_in import CliSignIn
 from patchbay_claude_worker.profiles import CLI_MODELS
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
@@ -46,7 +47,8 @@ class AgentProvider:
         assert config is not None
         self.name = backend.name
         self.max_concurrency = backend.max_concurrency
-        self.sign_in: SignIn | None = None
+        self._account = CliSignIn(backend) if backend.credentials == "signed_in" else None
+        self.sign_in: SignIn | None = self._account
         self._backend = backend
         self._config = config
         self._worker_id = shared.worker_id
@@ -64,8 +66,10 @@ class AgentProvider:
         return command(self._backend, home, cwd=working_directory(self._config, ""))
 
     async def start(self) -> None:
-        """Starts the spares."""
+        """Starts the spares, and asks whether somebody is signed in."""
         await self._pool.start()
+        if self._account is not None:
+            await self._account.start(self._pool.guardian)
 
     def status(self) -> BackendStatus:
         status = BackendStatus(
@@ -77,6 +81,8 @@ class AgentProvider:
             detail=self._backend.detail,
             pool=self._pool.status(),
         )
+        if self._account is not None:
+            status.signed_in, status.detail = self._account.signed_in, self._account.detail
         if self._pool.trouble:
             status.signed_in = False
             status.detail = self._pool.trouble
@@ -87,6 +93,8 @@ class AgentProvider:
         try:
             if request.WhichOneof("payload") != "chat":
                 raise PatchbayError(make_error(INVALID_REQUEST, f"the backend `{self.name}` takes no native bodies"))
+            if self._account is not None:
+                await self._account.require()
             async with self._places.place(request) as place, aclosing(self._turn(request, place)) as events:
                 async for some in events:
                     yield some
@@ -165,4 +173,6 @@ class AgentProvider:
         return [Model(id=name, backend=self.name, owned_by="anthropic") for name in names]
 
     async def aclose(self) -> None:
+        if self._account is not None:
+            await self._account.aclose()
         await self._pool.aclose()

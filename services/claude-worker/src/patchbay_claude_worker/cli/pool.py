@@ -9,10 +9,7 @@ of its conversation.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,6 +31,7 @@ _CHECK_SECONDS = 60.0
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
 _MEBIBYTE = 1024 * 1024
+_TENDER, _CLEAR = "pool-tender", "pool-clear"
 
 CommandFor = Callable[[Path], Command]
 
@@ -44,6 +42,7 @@ class _Waiter:
     def __init__(self, command_for: CommandFor | None) -> None:
         self.future: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
         self.command_for = command_for
+        # Its own process is being started.
         self.is_served = False
 
     @property
@@ -64,15 +63,17 @@ class Pool:
         self._name = name
         self._options = options
         self._command_for = command_for
-        self._marker = uuid.uuid4().hex
-        self._directory = Path(tempfile.gettempdir())
         self._guardian: Guardian | None = None
         self._spares: deque[CliProcess] = deque()
         self._busy: set[CliProcess] = set()
         # By conversation, the one that waited longest first; with the time since which it waits.
         self._kept: OrderedDict[str, tuple[CliProcess, float]] = OrderedDict()
-        # Of all that is starting, what will be a spare.
+        # Spares that are just being asked whether they still answer.
+        self._checked: set[CliProcess] = set()
+        # Of those that start: what will be a spare.
         self._starting = self._starting_spares = 0
+        # Of those that start: not waiting for their turn any more.
+        self._launched = 0
         self._clearing = 0
         self._waiters: deque[_Waiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,37 +87,45 @@ class Pool:
         # Why no process can be started; empty: nothing is known to be wrong.
         self.trouble = ""
 
+    @property
+    def guardian(self) -> Guardian:
+        """Who clears up behind the pool; for what else a backend starts. There after `start`."""
+        assert self._guardian is not None
+        return self._guardian
+
     async def start(self) -> None:
         """Starts the spares, and what watches over them, until `aclose`."""
-        self._directory = Path(tempfile.mkdtemp(prefix="patchbay-claude-"))
-        self._guardian = Guardian(self._directory, self._marker)
+        self._guardian = Guardian()
         await self._guardian.start()
-        self._run(self._tend(), "pool-tender")
+        self._run(self._tend(), _TENDER)
         self._refill()
 
     async def aclose(self) -> None:
-        """Kills every process and removes every home."""
+        """Kills every process and removes every home. Who still waits is refused."""
         self._closed = True
-        processes = [*self._spares, *self._busy, *(process for process, _ in self._kept.values())]
-        for process in processes:
-            process.kill()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await asyncio.gather(*(process.clear() for process in processes))
         for waiter in self._waiters:
-            waiter.future.cancel()
+            waiter.future.set_exception(_closing())
+        self._waiters.clear()
+        for task in self._tasks:
+            if task.get_name() != _CLEAR:
+                task.cancel()
+        for process in self._processes():
+            self._retire(process, "closed")
+        for group in (self._spares, self._checked, self._busy, self._kept):
+            group.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        # A task that is cancelled before it has begun has counted for nothing.
+        self._starting = self._starting_spares = 0
         if self._guardian is not None:
             await self._guardian.dismiss()
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     def status(self) -> PoolStatus:
         return PoolStatus(
             spare=len(self._spares),
             busy=len(self._busy),
             idle=len(self._kept),
-            starting=self._starting,
+            starting=self._starting + len(self._checked),
             max=self._options.max_processes,
             waiting=len(self._waiters),
             rss_bytes=self._rss_bytes,
@@ -137,6 +146,8 @@ class Pool:
         Raises:
             PatchbayError: OVERLOADED when none was free in time, UNAVAILABLE when none can be started.
         """
+        if self._closed:
+            raise _closing()
         started = time.monotonic()
         process = self._retake(conversation) or (None if command_for else self._take_spare())
         process = process or await self._wait(_Waiter(command_for))
@@ -146,21 +157,17 @@ class Pool:
         self._refill()
         return process
 
-    def keeps(self, conversation: str | None) -> bool:
-        """Whether a living process waits for the next turn of a conversation."""
-        kept = self._kept.get(conversation) if conversation is not None else None
-        return kept is not None and kept[0].alive
-
     def give_back(self, process: CliProcess, *, keep_for: str | None = None, reason: str = "done") -> None:
-        """Ends a loan; one that has ended already stays as it is.
+        """Ends a loan.
 
         Args:
             keep_for: The conversation whose next turn is to have it; None: it is retired.
             reason: Why it is retired, for the metrics.
         """
         if process not in self._busy:
+            # Given back before, or ended with the pool.
             return
-        self._busy.remove(process)
+        self._busy.discard(process)
         if keep_for is not None and self._may_keep(process):
             previous = self._kept.pop(keep_for, None)
             if previous is not None:
@@ -172,13 +179,21 @@ class Pool:
             self._retire(process, reason)
         self._refill()
 
+    def keeps(self, conversation: str | None) -> bool:
+        """Whether a living process waits for the next turn of a conversation."""
+        kept = self._kept.get(conversation) if conversation is not None else None
+        return kept is not None and kept[0].alive
+
     def _may_keep(self, process: CliProcess) -> bool:
         return (
             not self._closed
             and process.alive
             and process.requests < self._options.max_requests
-            and process.rss_bytes <= self._options.max_rss_mb * _MEBIBYTE
+            and not self._is_too_large(process)
         )
+
+    def _is_too_large(self, process: CliProcess) -> bool:
+        return process.rss_bytes > self._options.max_rss_mb * _MEBIBYTE
 
     def _retake(self, conversation: str | None) -> CliProcess | None:
         kept = self._kept.pop(conversation, None) if conversation is not None else None
@@ -190,7 +205,8 @@ class Pool:
         return None
 
     def _take_spare(self) -> CliProcess | None:
-        while self._spares:
+        # Those who already wait come first.
+        while self._spares and not self._generic_waiters:
             process = self._spares.popleft()
             if process.alive:
                 return process
@@ -217,14 +233,20 @@ class Pool:
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Nobody waits here any more; what has just come goes to the next one, unless it is of no use to others."""
-        if not waiter.future.done():
+        future = waiter.future
+        if not future.done():
             self._waiters.remove(waiter)
-            waiter.future.cancel()
-        elif waiter.future.exception() is None:
+            future.cancel()
+        elif future.exception() is None and future.result() in self._busy:
+            self._busy.discard(future.result())
             if waiter.takes_any:
-                self._put_spare(waiter.future.result())
+                self._put_spare(future.result())
             else:
-                self._retire(waiter.future.result(), "cancelled")
+                self._retire(future.result(), "cancelled")
+
+    @property
+    def _generic_waiters(self) -> int:
+        return sum(waiter.takes_any for waiter in self._waiters)
 
     def _retry_after(self) -> float:
         """About how long until one is free: nobody knows how long answers take, but a queue says something."""
@@ -232,59 +254,69 @@ class Pool:
 
     @property
     def _total(self) -> int:
-        return self._starting + self._clearing + len(self._spares) + len(self._busy) + len(self._kept)
+        return self._starting + self._clearing + self._lent_or_ready
+
+    @property
+    def _lent_or_ready(self) -> int:
+        return len(self._spares) + len(self._checked) + len(self._busy) + len(self._kept)
 
     def _make_room(self) -> None:
-        """Where somebody waits and there may be no more processes, the conversation idle for longest gives its own."""
-        if self._total < self._options.max_processes or self._clearing:
-            return
-        if self._waiters and self._kept:
+        """Where more wait than will get one by themselves, the conversations idle for longest give their own."""
+        coming = self._options.max_processes - self._lent_or_ready + len(self._checked)
+        for _ in range(min(len(self._waiters) - coming, len(self._kept))):
             _, (process, _) = self._kept.popitem(last=False)
             self._retire(process, "evicted")
-        elif self._spares and any(not waiter.takes_any for waiter in self._waiters):
+            coming += 1
+        # A spare is of no use to who needs a process of its own.
+        for _ in range(min(len(self._waiters) - self._generic_waiters - coming, len(self._spares))):
             self._retire(self._spares.popleft(), "evicted")
 
     def _refill(self) -> None:
         """Starts as many processes as are wanted and may be."""
         if self._closed:
             return
-        allowed = self._options.max_processes - self._total
         for waiter in self._waiters:
-            if allowed > 0 and not waiter.takes_any and not waiter.is_served:
+            if not waiter.takes_any and not waiter.is_served and self._total < self._options.max_processes:
                 waiter.is_served = True
-                allowed -= 1
                 self._starting += 1
                 self._run(self._spawn(waiter), "pool-spawn")
-        # While none can be started, one is tried again and again, whoever waits.
-        ahead = max(self._options.min_spare, 1 if self.trouble else 0)
-        waiting = sum(waiter.takes_any for waiter in self._waiters)
-        wanted = ahead + waiting - len(self._spares) - self._starting_spares
-        for _ in range(min(wanted, allowed)):
+        allowed = self._options.max_processes - self._total
+        for _ in range(min(self._wanted - self._starting_spares, allowed)):
             self._starting += 1
             self._starting_spares += 1
             self._run(self._spawn(None), "pool-spawn")
 
+    @property
+    def _wanted(self) -> int:
+        """How many spares are to be starting. While none can be started, one is tried again and again."""
+        if self.trouble:
+            return 1
+        return self._options.min_spare + self._generic_waiters - len(self._spares) - len(self._checked)
+
     async def _spawn(self, waiter: _Waiter | None) -> None:
         """Starts a process: for a waiter alone, or as a spare."""
-        command_for = (waiter.command_for if waiter is not None else None) or self._command_for
-        process = None
+        started = time.monotonic()
         try:
             async with self._spawn_gate:
                 if self._backoff:
                     await asyncio.sleep(self._backoff)
+                if self._is_needless(waiter):
+                    self._has_started(waiter)
+                    return
                 started = time.monotonic()
-                process = await self._create(command_for)
-                await process.check(self._options.silence_seconds)
+                self._launched += 1
+                try:
+                    process = await self._launch((waiter and waiter.command_for) or self._command_for)
+                finally:
+                    self._launched -= 1
         except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
-            self._started(waiter)
-            self._failed(process, error, waiter)
+            self._has_started(waiter)
+            self._failed(error, waiter)
             return
         except BaseException:
-            self._started(waiter)
-            if process is not None:
-                await asyncio.shield(process.clear())
+            self._has_started(waiter)
             raise
-        self._started(waiter)
+        self._has_started(waiter)
         self._spawn_seconds = time.monotonic() - started
         self._counts["spawned"] += 1
         metrics.CLI_SPAWN_SECONDS.labels(self._name).observe(self._spawn_seconds)
@@ -295,38 +327,45 @@ class Pool:
             self._put_spare(process)
         elif waiter.future.done():
             self._retire(process, "cancelled")
-            self._refill()
         else:
-            self._waiters.remove(waiter)
-            waiter.future.set_result(process)
+            self._lend(process, waiter)
+        # With the trouble gone there is more to start than the one that was tried.
+        self._refill()
 
-    async def _create(self, command_for: CommandFor) -> CliProcess:
-        """Starts a process, all or nothing: a cancellation in between would leave one that nobody knows."""
-        creating = asyncio.ensure_future(CliProcess.spawn(command_for, directory=self._directory, marker=self._marker))
-        try:
-            return await asyncio.shield(creating)
-        except asyncio.CancelledError:
-            await (await creating).clear()
-            raise
+    def _is_needless(self, waiter: _Waiter | None) -> bool:
+        """Whether whom a process was to be for has left meanwhile."""
+        return self._starting_spares > self._wanted if waiter is None else waiter.future.done()
 
-    def _started(self, waiter: _Waiter | None) -> None:
+    def _has_started(self, waiter: _Waiter | None) -> None:
         self._starting -= 1
         if waiter is None:
             self._starting_spares -= 1
 
-    def _failed(self, process: CliProcess | None, error: Exception, waiter: _Waiter | None) -> None:
+    async def _launch(self, command_for: CommandFor) -> CliProcess:
+        """A process that has shown that it answers."""
+        guardian = self.guardian
+        process = await CliProcess.spawn(command_for, directory=guardian.directory, marker=guardian.marker)
+        try:
+            await process.check(self._options.silence_seconds)
+        except (ProcessDied, ProcessHangs) as error:
+            self._retire(process, _reason(error))
+            raise
+        except BaseException:
+            self._retire(process, "closed")
+            raise
+        return process
+
+    def _failed(self, error: Exception, waiter: _Waiter | None) -> None:
         """A process did not start: say so once, and try again after a while."""
-        self._counts["crashed"] += 1
-        metrics.CLI_CRASHES.labels(self._name).inc()
+        if not isinstance(error, (ProcessDied, ProcessHangs)):
+            self._count_crash()
         if str(error) != self.trouble:
             log.error("claude_does_not_start", backend=self._name, error=str(error))
         self.trouble = str(error)
         self._backoff = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2 or _FIRST_BACKOFF_SECONDS)
-        if process is not None:
-            self._retire(process, "crashed")
-        # Nobody is to wait for what does not come.
+        # Nobody is to wait for what does not come; those that were launched beside this one may yet be better.
         for one in list(self._waiters):
-            if one is waiter or not self._starting:
+            if one is waiter or not self._launched:
                 self._waiters.remove(one)
                 one.future.set_exception(self._unavailable())
         self._refill()
@@ -335,30 +374,37 @@ class Pool:
         return PatchbayError(make_error(UNAVAILABLE, self.trouble, retry_after=max(1.0, self._backoff)))
 
     def _put_spare(self, process: CliProcess) -> None:
-        if self._closed:
-            self._retire(process, "closed")
-            return
-        for waiter in self._waiters:
-            if waiter.takes_any and not waiter.future.done():
-                self._waiters.remove(waiter)
-                waiter.future.set_result(process)
-                return
-        self._spares.append(process)
-        self._make_room()
+        if self._closed or not process.alive:
+            self._retire(process, "crashed" if process.crashed else "closed")
+            self._refill()
+        elif (waiter := next((one for one in self._waiters if one.takes_any), None)) is not None:
+            self._lend(process, waiter)
+        else:
+            self._spares.append(process)
+            self._make_room()
+
+    def _lend(self, process: CliProcess, waiter: _Waiter) -> None:
+        # Lent from this moment on, and not only when its borrower comes to run.
+        self._busy.add(process)
+        self._waiters.remove(waiter)
+        waiter.future.set_result(process)
 
     def _retire(self, process: CliProcess, reason: str) -> None:
-        if not process.alive and reason != "done":
-            self._counts["crashed"] += 1
-            metrics.CLI_CRASHES.labels(self._name).inc()
+        if process.crashed:
+            self._count_crash()
         self._counts["retired"] += 1
         metrics.CLI_RETIRED.labels(self._name, reason).inc()
         process.kill()
         self._clearing += 1
-        self._run(self._clear(process), "pool-clear")
+        self._run(self._clear(process), _CLEAR)
+
+    def _count_crash(self) -> None:
+        self._counts["crashed"] += 1
+        metrics.CLI_CRASHES.labels(self._name).inc()
 
     async def _clear(self, process: CliProcess) -> None:
         try:
-            await asyncio.shield(asyncio.ensure_future(process.clear()))
+            await process.clear()
         finally:
             self._clearing -= 1
         self._make_room()
@@ -372,9 +418,8 @@ class Pool:
             self._retire_old_conversations()
             if time.monotonic() - self._checked_at >= _CHECK_SECONDS:
                 self._checked_at = time.monotonic()
-                await self._check_spares()
-            processes = [*self._spares, *self._busy, *(process for process, _ in self._kept.values())]
-            self._rss_bytes = sum(process.rss_bytes for process in processes)
+                self._check_spares()
+            self._rss_bytes = sum(process.rss_bytes for process in self._processes())
             self._report()
             self._refill()
 
@@ -385,7 +430,7 @@ class Pool:
             reason = ""
             if not process.alive:
                 reason = "crashed"
-            elif process.rss_bytes > self._options.max_rss_mb * _MEBIBYTE:
+            elif self._is_too_large(process):
                 reason = "memory"
             elif old and len(self._spares) > self._options.min_spare:
                 reason = "idle"
@@ -396,34 +441,46 @@ class Pool:
     def _retire_old_conversations(self) -> None:
         now = time.monotonic()
         for conversation, (process, since) in list(self._kept.items()):
-            if now - since > self._options.idle_seconds or not process.alive:
+            reason = ""
+            if not process.alive:
+                reason = "crashed"
+            elif self._is_too_large(process):
+                reason = "memory"
+            elif now - since > self._options.idle_seconds:
+                reason = "idle"
+            if reason:
                 del self._kept[conversation]
-                self._retire(process, "idle" if process.alive else "crashed")
+                self._retire(process, reason)
 
-    async def _check_spares(self) -> None:
-        for process in list(self._spares):
-            # Out of the pool while it is asked: a chat would be answered among the answers to this.
-            if process not in self._spares:
-                continue
-            self._spares.remove(process)
-            self._starting += 1
-            self._starting_spares += 1
-            try:
-                await process.check(self._options.silence_seconds)
-            except (ProcessDied, ProcessHangs) as error:
-                log.warning("claude_spare_replaced", backend=self._name, error=str(error))
-                self._retire(process, "hung")
-            else:
-                self._put_spare(process)
-            finally:
-                self._started(None)
+    def _check_spares(self) -> None:
+        """Asks every spare whether it answers, out of the pool: a chat would be answered among the answers to this."""
+        for process in self._spares:
+            self._checked.add(process)
+            self._run(self._check(process), "pool-check")
+        self._spares.clear()
+
+    async def _check(self, process: CliProcess) -> None:
+        try:
+            await process.check(self._options.silence_seconds)
+        except (ProcessDied, ProcessHangs) as error:
+            log.warning("claude_spare_replaced", backend=self._name, error=str(error))
+            self._checked.discard(process)
+            self._retire(process, _reason(error))
+        else:
+            self._checked.discard(process)
+            self._put_spare(process)
+        self._refill()
+
+    def _processes(self) -> list[CliProcess]:
+        """All but those that start or end."""
+        return [*self._spares, *self._checked, *self._busy, *(process for process, _ in self._kept.values())]
 
     def _report(self) -> None:
         for state, count in (
             ("spare", len(self._spares)),
             ("busy", len(self._busy)),
             ("idle", len(self._kept)),
-            ("starting", self._starting),
+            ("starting", self._starting + len(self._checked)),
         ):
             metrics.CLI_PROCESSES.labels(self._name, state).set(count)
         metrics.CLI_RSS_BYTES.labels(self._name).set(self._rss_bytes)
@@ -439,3 +496,11 @@ class Pool:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("pool_task_failed", backend=self._name, task=task.get_name(), exc_info=task.exception())
+
+
+def _reason(error: ProcessDied | ProcessHangs) -> str:
+    return "hung" if isinstance(error, ProcessHangs) else "crashed"
+
+
+def _closing() -> PatchbayError:
+    return PatchbayError(make_error(UNAVAILABLE, "this worker is stopping"))

@@ -39,15 +39,11 @@ class ProgramMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run: its path with its arguments, its whole environment, and the directory it works in.
-
-    `starts_others` tells that it runs further programs, which have to end with it.
-    """
+    """A program to run: its path with its arguments, its whole environment, and the directory it works in."""
 
     arguments: tuple[str, ...]
     environ: Mapping[str, str]
     cwd: str
-    starts_others: bool = False
 
 
 def find_program(cli_path: str | None) -> str:

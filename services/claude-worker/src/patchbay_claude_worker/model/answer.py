@@ -53,6 +53,8 @@ _TYPE_OF_STATUS = {
     529: "overloaded_error",
 }
 _STATUS_OF_TYPE = {kind: status for status, kind in _TYPE_OF_STATUS.items()}
+_NOT_SIGNED_IN = "authentication_failed"
+_NO_CREDENTIAL = "The claude program has no credential."
 _STATUS_OF_CAUSE = {"connection_failed": 502, "timeout": 504}
 
 
@@ -84,9 +86,11 @@ class AnswerStream:
 
     Args:
         now: The time, in seconds since the epoch.
+        refusal: What to say when the upstream does not take the program's credential; empty: what it says itself.
     """
 
     now: Callable[[], float]
+    refusal: str = ""
     started: bool = False
     # The answer is complete: nothing that follows is part of it.
     ended: bool = False
@@ -96,6 +100,8 @@ class AnswerStream:
     # The upstream's stream broke: what follows until the result is made up.
     _broken: bool = False
     _request_id: str = ""
+    # The program's word for what went wrong, where it has one.
+    _error: str = ""
     _resets_at: float | None = None
 
     def feed(self, message: Message) -> bytes:
@@ -105,6 +111,7 @@ class AnswerStream:
                 return self._event(message.event)
             case "assistant":
                 self._request_id = message.request_id or self._request_id
+                self._error = message.error or self._error
             case "rate_limit_event":
                 self._note_rate_limit(message.rate_limit_info)
             case "result":
@@ -147,6 +154,9 @@ class AnswerStream:
     def _failed(self, result: Message) -> Failure:
         words = result.result or ""
         status = result.api_error_status or _STATUS_OF_TYPE.get(result.api_error_type or "", 0)
+        if not status and self._error == _NOT_SIGNED_IN:
+            # It has not even asked.
+            status = 401
         status = status or _STATUS_OF_CAUSE.get(result.api_error or "", 500)
         kind = result.api_error_type or _TYPE_OF_STATUS.get(status, "api_error")
         message = _PREFIX.sub("", words).strip()
@@ -154,6 +164,8 @@ class AnswerStream:
             message = _OWN_WORDS.get(status, "The provider's answer broke off.")
         elif result.api_error in _STATUS_OF_CAUSE:
             message = "The connection to the provider was lost."
+        if status == 401 and (self.refusal or result.api_error_status is None):
+            message = self.refusal or _NO_CREDENTIAL
         retry_after = None
         if status == 429 and self._resets_at is not None:
             retry_after = max(0.0, self._resets_at - self.now())
