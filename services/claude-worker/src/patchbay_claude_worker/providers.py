@@ -6,6 +6,7 @@ from patchbay.settings import Backend, Settings
 from patchbay.upstream.provider import HttpProvider
 from patchbay.worker.runtime import Shared
 from patchbay.worker.service import Provider
+from patchbay_claude_worker.agent.provider import AgentProvider
 from patchbay_claude_worker.model.provider import ModelProvider
 from patchbay_claude_worker.profiles import PROFILES
 
@@ -21,7 +22,4 @@ def _provider(backend: Backend, shared: Shared) -> Provider:
         return HttpProvider(backend, PROFILES[backend.kind])
     if backend.claude_cli.mode == "model":
         return ModelProvider(backend)
-    # It brings claude-agent-sdk with it, which a worker without agents can do without.
-    from patchbay_claude_worker.agent.provider import AgentProvider
-
     return AgentProvider(backend, shared)

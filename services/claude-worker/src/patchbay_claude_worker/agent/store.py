@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
-from claude_agent_sdk import SessionKey, SessionListSubkeysKey, SessionStoreEntry
 
 from patchbay.state.conversations import Conversations
+
+if TYPE_CHECKING:
+    # Its types are all that is used of it, and to import it takes seconds.
+    from claude_agent_sdk import SessionKey, SessionListSubkeysKey, SessionStoreEntry
 
 _SUFFIX = ".jsonl"
 
@@ -28,11 +31,11 @@ class RedisSessionStore:
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """The entries of a transcript; None: there is none. Raises RedisUnavailable."""
         entries = await self._conversations.transcript(key["session_id"], _name(key))
-        return [cast(SessionStoreEntry, msgspec.json.decode(entry)) for entry in entries] or None
+        return [cast("SessionStoreEntry", msgspec.json.decode(entry)) for entry in entries] or None
 
     async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
         """The subagents' transcripts. Raises RedisUnavailable."""
-        prefix = _name(cast(SessionKey, key)) + "/"
+        prefix = _name(cast("SessionKey", key)) + "/"
         names = await self._conversations.transcripts(key["session_id"])
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 

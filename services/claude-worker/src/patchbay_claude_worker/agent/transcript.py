@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from claude_agent_sdk import SessionKey, SessionStoreEntry
 
 from patchbay.state.connection import RedisUnavailable
 from patchbay_claude_worker.agent.store import RedisSessionStore, key_of
 from patchbay_claude_worker.cli.messages import Message
 from patchbay_claude_worker.cli.process import CliProcess
+
+if TYPE_CHECKING:
+    from claude_agent_sdk import SessionKey, SessionStoreEntry
 
 log = structlog.get_logger(__name__)
 
