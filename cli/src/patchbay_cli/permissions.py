@@ -28,7 +28,7 @@ _MOST_CHARACTERS = 60
 
 Url = Annotated[str | None, typer.Option(help="The edge; left out: the system that runs in this directory.")]
 Key = Annotated[str | None, typer.Option(envvar="PATCHBAY_KEY", help="Your Patchbay key.")]
-Id = Annotated[str, typer.Argument(help="The request's id.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 Reason = Annotated[str, typer.Option(help="What the agent is told.")]
 
 Value = TypeVar("Value")
