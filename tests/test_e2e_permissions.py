@@ -9,8 +9,10 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import claude_agent_sdk
 import httpx
 import msgspec
 import pytest
@@ -22,6 +24,8 @@ from patchbay.state.permissions import Permissions
 from patchbay.testing.cluster import Cluster, ServiceProcess
 from patchbay.testing.eventually import eventually
 from patchbay.testing.valkey import ValkeyProcess
+
+CLAUDE = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
 
 OPERATOR = {"x-api-key": "boss-key"}
 ALICE = {"x-api-key": "alice-key"}
@@ -36,6 +40,33 @@ KILLED = textwrap.dedent(
         backend="claude", session="s", key_id="alice", worker_id="w", tool_name="Bash",
         input=msgspec.Raw(b"{}"), timeout_seconds=600,
     ))
+    """
+)
+
+
+# An MCP server with one tool, which asks the edge (argv: its URL and the tool call's key).
+PROMPT_TOOL = textwrap.dedent(
+    """
+    import json, sys, urllib.request
+    schema = {"type": "object", "properties": {"tool_name": {"type": "string"}, "input": {"type": "object"}}}
+    for line in sys.stdin:
+        call = json.loads(line)
+        if "id" not in call:
+            continue
+        if call["method"] == "initialize":
+            result = {"protocolVersion": call["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                      "serverInfo": {"name": "patchbay", "version": "1"}}
+        elif call["method"] == "tools/list":
+            result = {"tools": [{"name": "ask", "description": "Asks", "inputSchema": schema}]}
+        elif call["method"] == "tools/call":
+            body = json.dumps(call["params"]["arguments"]).encode()
+            headers = {"content-type": "application/json", "x-api-key": sys.argv[2]}
+            question = urllib.request.Request(sys.argv[1] + "/mcp/permission/check", body, headers)
+            with urllib.request.urlopen(question) as answer:
+                result = {"content": [{"type": "text", "text": answer.read().decode()}]}
+        else:
+            result = {}
+        print(json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result}), flush=True)
     """
 )
 
@@ -139,6 +170,54 @@ async def test_claude_code_elsewhere_asks_on_one_edge_and_is_answered_on_the_oth
         assert (request["backend"], request["session"], request["tool_name"]) == ("mcp", "cc-1", "Write")
         assert (await respond(second, request["id"], {"allowed": True})).status_code == 200
         assert (await asked).json() == {"behavior": "allow", "updatedInput": QUESTION}
+
+
+@pytest.mark.parametrize("answer", ["allow", "changed", "deny"])
+async def test_the_real_claude_asks_through_its_permission_prompt_tool(
+    pair: tuple[Cluster, str], tmp_path: Path, answer: str
+) -> None:
+    assert CLAUDE.exists(), "no claude program; install it: pip install --force-reinstall claude-agent-sdk"
+    first, second = pair[0].edges
+    note, other = tmp_path / "note.txt", tmp_path / "other.txt"
+    call = {"file_path": str(note), "content": "ultramarine"}
+    server = {"command": sys.executable, "args": ["-c", PROMPT_TOOL, first.url, "alice-key"]}
+    claude = await asyncio.create_subprocess_exec(
+        *(str(CLAUDE), "-p", f"Please use tool Write {json.dumps(call)}", "--model", "anthropic/standin"),
+        *("--output-format", "json", "--permission-prompt-tool", "mcp__patchbay__ask"),
+        *("--mcp-config", json.dumps({"mcpServers": {"patchbay": server}})),
+        cwd=tmp_path,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "ANTHROPIC_BASE_URL": first.url,
+            "ANTHROPIC_API_KEY": "alice-key",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_AUTOUPDATER": "1",
+        },
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60), stream(second) as there:
+            _, request = await anext(there)
+            assert (request["backend"], request["tool_name"], request["input"]) == ("mcp", "Write", call)
+            assert not note.exists()
+            if answer == "deny":
+                body: dict[str, Any] = {"decision": "deny", "reason": "never on a Thursday"}
+            else:
+                changed = {**call, "file_path": str(other)}
+                body = {"decision": "allow"} | ({"updated_input": changed} if answer == "changed" else {})
+            await respond(second, request["id"], body)
+            output, _ = await claude.communicate()
+    finally:
+        if claude.returncode is None:
+            claude.kill()
+            await claude.wait()
+    said = json.loads(output)
+    assert (note.exists(), other.exists()) == (answer == "allow", answer == "changed")
+    assert [denied["tool_name"] for denied in said["permission_denials"]] == ["Write"] * (answer == "deny")
+    if answer == "deny":
+        assert "never on a Thursday" in said["result"]
 
 
 async def test_of_answers_on_both_edges_at_once_one_stands(pair: tuple[Cluster, str], worker: Permissions) -> None:

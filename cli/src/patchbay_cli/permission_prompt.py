@@ -47,6 +47,7 @@ class Prompt:
         self._current: Request | None = None
         self._answers_from = 0.0
         self._is_away = False
+        self._interrupted = False
 
     async def run(self) -> None:
         """Goes on until told to quit, or the end of the input. Raises CommandFailed."""
@@ -103,13 +104,15 @@ class Prompt:
                 if not self._is_away:
                     self._say(f"{self._line_break()}The edge is away ({event.why}): trying again.")
                 self._is_away = True
-                # All that is pending comes again with the next stream.
+                # All that is pending comes again with the next stream, perhaps in another order.
+                self._interrupted |= self._current is not None
                 self._pending.clear()
                 self._current = None
             case Request():
                 self._pending[event.id] = event
                 if self._current is None:
-                    self._next(by_itself=False)
+                    self._next(by_itself=self._interrupted)
+                    self._interrupted = False
             case Resolution():
                 self._pending.pop(event.id, None)
                 if self._current is not None and self._current.id == event.id:

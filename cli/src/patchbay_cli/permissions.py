@@ -174,7 +174,7 @@ def _describe(console: Console, request: Request) -> None:
         ("asked", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(request.created_at))),
         ("left", f"{_left(request):.0f} s"),
     ):
-        _say(console, f"{name + ':':9}{printable(value)}")
+        _say(console, f"{name + ':':9}{printable(value) or 'none'}")
     _say(console, "input:")
 
 

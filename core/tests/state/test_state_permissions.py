@@ -291,6 +291,15 @@ async def test_what_cannot_be_shown_is_denied(redis, tool_input, why):
     assert [entry["event"] for entry in logs] == ["permission_resolved"]
 
 
+async def test_a_question_may_wait_for_a_week_at_most(redis):
+    permissions = Permissions(redis)
+    asked = ask(permissions, timeout_seconds=float("inf"))
+    request = await only(permissions)
+    assert request.expires_at - request.created_at == pytest.approx(7 * 86_400)
+    await permissions.respond(request.id, ALLOW, key_id=None)
+    assert await asked == ALLOW
+
+
 async def test_too_many_questions_are_denied(redis, monkeypatch):
     monkeypatch.setattr(permission_store, "_MOST_PENDING", 2)
     permissions = Permissions(redis)
