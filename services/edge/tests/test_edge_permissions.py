@@ -336,6 +336,11 @@ async def test_a_question_is_withdrawn_when_its_client_leaves(start_edge: StartE
 
         await eventually(is_withdrawn)
 
+        async def is_released() -> bool:
+            return await running.edge.admission.gauges() == {"connections": 0}
+
+        await eventually(is_released)
+
 
 async def test_a_question_ends_with_the_edge_and_is_withdrawn(start_edge: StartEdge) -> None:
     async with start_edge(server={"drain_seconds": 0.1}) as running:

@@ -38,6 +38,7 @@ __all__ = ["AuditEntry", "Change", "Decision", "Outcome", "PermissionRequest", "
 log = structlog.get_logger(__name__)
 
 MAX_INPUT_BYTES = 1024 * 1024
+_LONGEST_SECONDS = 7 * 86_400.0
 
 _WITHDRAWN = Decision(False, reason="who asked no longer needs to know", by="withdrawn")
 _AWAY = Decision(False, reason="permission cannot be asked for: Redis is away", by="redis")
@@ -98,14 +99,14 @@ class Permissions:
             worker_id: The replica that asks.
             tool_name: The tool.
             input: What it would be called with, a JSON object.
-            timeout_seconds: How long an answer may take.
+            timeout_seconds: How long an answer may take; more than a week is a week.
 
         Returns:
             The answer: a denial when there is none in time, when Redis cannot be asked (or not for a lease's time, once
             the request is there), when too many requests are pending, and when the input cannot be shown.
         """
         asker = Asker(f"perm_{secrets.token_hex(12)}", backend, session, tool_name, key_id, worker_id)
-        wait_ms = round(timeout_seconds * 1000)
+        wait_ms = round(min(timeout_seconds, _LONGEST_SECONDS) * 1000)
         tool_input = bytes(input)
         if len(tool_input) > MAX_INPUT_BYTES:
             return _denied(asker, _TOO_LARGE)
