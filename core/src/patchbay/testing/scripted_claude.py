@@ -54,10 +54,11 @@ class ScriptedClaude:
         Args:
             starts: For the next processes, one each; what `every` says holds for them too.
             every: `exit` (a status, at once), `start_delay`, `check` (`hang`, `die`), `checks` (answered before that),
-                `read` (False: never), `garbage` (lines that are no messages), `grow_mb`, `close` (its output, after the
-                check), `child` (a process in a session of its own, with its output), `answer` (`whole`, `hang`, `die`,
-                `break`: some of it, then nothing, `crash`: some of it and then its end, `flood`: more than anybody
-                reads), `pace` (seconds between the pieces), `code` (the one that `auth login` takes), `auth` (`hang`).
+                `settings` (`hang`: other control requests are not answered), `read` (False: never), `garbage` (lines
+                that are no messages), `grow_mb`, `close` (its output, after the check), `child` (a process in a session
+                of its own, with its output), `answer` (`whole`, `hang`, `die`, `break`: some of it, then nothing,
+                `crash`: some of it and then its end, `flood`: more than anybody reads), `pace` (seconds between the
+                pieces), `code` (the one that `auth login` takes), `auth` (`hang`).
         """
         text = json.dumps({"starts": [every | start for start in starts], "every": every, "first": len(self.starts())})
         scratch = self._directory / "plan.new"
@@ -130,6 +131,8 @@ class _Program:
                 if message["request"]["subtype"] == "mcp_status":
                     checks += 1
                     self._fail_check(checks)
+                elif self._plan.get("settings") == "hang":
+                    _hang()
                 for _ in range(int(str(self._plan.get("garbage", 0)))):
                     _write("Welcome! { this is no message\n{\n{}\n")
                 _say(type="control_response", response={"subtype": "success", "request_id": message["request_id"]})

@@ -44,9 +44,21 @@ def whole_answer(frames: bytes) -> bytes:
                 _end(message, event)
     for index, parts in inputs.items():
         if parts:
-            blocks[index]["input"] = msgspec.Raw("".join(parts).encode() or b"{}")
+            blocks[index]["input"] = _input("".join(parts))
     message["content"] = [blocks[index] for index in sorted(blocks)]
     return msgspec.json.encode(message)
+
+
+def _input(text: str) -> object:
+    """A tool's input; one that is no JSON, as when the answer was cut off in it, is a text inside an object.
+
+    https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming
+    """
+    try:
+        msgspec.json.decode(text or "{}")
+    except msgspec.DecodeError:
+        return {"INVALID_JSON": text}
+    return msgspec.Raw(text.encode() or b"{}")
 
 
 def _add(block: Fields, delta: Fields, input_parts: list[str]) -> None:
