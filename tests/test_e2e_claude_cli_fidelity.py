@@ -1,0 +1,165 @@
+"""What reaches the upstream through `claude` processes: the client's own request, but for a short list of differences."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from message_shapes import SHAPES, Body, Shape
+from ways import only
+
+from patchbay.testing.cluster import Cluster
+from patchbay_standin.testing import StandinProcess
+
+pytestmark = pytest.mark.timeout(60)
+
+IDENTITY = "You are a Claude agent, built on Anthropic's Claude Agent SDK."
+# What the program adds to `anthropic-beta`, by the model.
+PROGRAM_BETAS = {"claude-code-20250219", "effort-2025-11-24", "interleaved-thinking-2025-05-14"}
+
+_TAKES_TEMPERATURE = re.compile(r"claude-(3|(opus|sonnet|haiku)-4-[0-6]\b)")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that reaches the upstream other than the client wrote it.
+
+    Args:
+        says: The words for it in the docs.
+        apply: Changes a client's body into what is expected upstream.
+    """
+
+    says: str
+    apply: Callable[[Body], None]
+
+
+def _leave_out_nulls(body: Body) -> None:
+    for name in [name for name, value in body.items() if value is None]:
+        del body[name]
+
+
+def _write_system(body: Body) -> None:
+    system = body.get("system") or []
+    blocks = [{"type": "text", "text": system}] if isinstance(system, str) else system
+    marks = [block["cache_control"] for block in blocks if "cache_control" in block]
+    elsewhere = json.dumps({**body, "system": None}).count('"cache_control"')
+    mark: Body = {}
+    if marks and elsewhere <= 2:
+        mark = {"cache_control": {"type": "ephemeral"}}
+    text = "\n\n".join(block["text"] for block in blocks)
+    body["system"] = [{"type": "text", "text": each, **mark} for each in (IDENTITY, text) if each]
+
+
+def _add_sampling(body: Body) -> None:
+    if "thinking" in body or "temperature" in body:
+        return
+    if "top_p" in body:
+        body["thinking"] = {"type": "disabled"}
+    elif _TAKES_TEMPERATURE.search(body["model"]):
+        body["temperature"] = 1
+
+
+def _move_output_format(body: Body) -> None:
+    if "output_format" in body:
+        body["output_config"] = {**body.get("output_config", {}), "format": body.pop("output_format")}
+
+
+def _write_as_javascript(body: Body) -> None:
+    body.update(_javascript(body))
+
+
+def _javascript(value: Any) -> Any:
+    if isinstance(value, dict):
+        numbers = sorted((name for name in value if re.fullmatch("0|[1-9][0-9]*", name)), key=int)
+        names = [*numbers, *(name for name in value if name not in numbers)]
+        return {name: _javascript(value[name]) for name in names}
+    if isinstance(value, list):
+        return [_javascript(each) for each in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    return value
+
+
+# All of them, each also in the docs. Nothing else may differ.
+DIFFERENCES = (
+    Difference("The upstream is always asked for a stream", lambda body: body.update(stream=True)),
+    Difference("fields that are null are left out", _leave_out_nulls),
+    Difference("the program's own line about itself", _write_system),
+    Difference("`tools: []`", lambda body: body.update(tools=body.get("tools", []))),
+    Difference("`metadata.user_id`", lambda body: body.update(metadata=body.get("metadata", _PROGRAMS_OWN))),
+    Difference("`temperature: 1`", _add_sampling),
+    Difference("`output_format`", _move_output_format),
+    Difference("as JavaScript writes them", _write_as_javascript),
+)
+_PROGRAMS_OWN = "the program's own"
+
+
+def expected_upstream(client: Body) -> Body:
+    """What the upstream has to get of a client's body."""
+    body: Body = json.loads(json.dumps(client))
+    for difference in DIFFERENCES:
+        difference.apply(body)
+    return body
+
+
+def seen_upstream(body: object) -> Body:
+    """What the upstream got, without what no test can know."""
+    assert isinstance(body, dict)
+    seen: Body = dict(body)
+    if re.fullmatch(r'\{"device_id":"[0-9a-f]{64}","account_uuid":"","session_id":"[0-9a-f-]{36}"\}', _user_of(seen)):
+        seen["metadata"] = _PROGRAMS_OWN
+    return seen
+
+
+def _user_of(body: Body) -> str:
+    user: str = body["metadata"].get("user_id", "")
+    return user
+
+
+def written(body: Body) -> dict[str, str]:
+    """Each field as text, so that `1` and `1.0`, and the order of keys, make a difference."""
+    return {name: json.dumps(value, indent=1, ensure_ascii=False) for name, value in body.items()}
+
+
+@pytest.fixture
+def client(claude_cluster: Cluster, upstream: StandinProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=claude_cluster.url, headers={"x-api-key": "made-up"}, timeout=50) as open_client:
+        yield open_client
+
+
+def send(client: httpx.Client, shape: Shape, **fields: object) -> httpx.Response:
+    body = {**shape.body, "model": f"cli/{shape.body['model']}", **fields}
+    return client.post("/v1/messages", json=body, headers={"anthropic-beta": shape.betas} if shape.betas else {})
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_upstream_gets_what_the_client_wrote(client: httpx.Client, upstream: StandinProcess, name: str) -> None:
+    shape = SHAPES[name]
+
+    answer = send(client, shape)
+
+    request = only(upstream)
+    assert written(seen_upstream(request.body)) == written(expected_upstream(dict(shape.body)))
+    betas = request.headers["anthropic-beta"].split(",")
+    clients = [beta.strip() for beta in shape.betas.split(",")] if shape.betas else []
+    assert betas[len(betas) - len(clients) :] == clients
+    assert set(betas[: len(betas) - len(clients)]) <= PROGRAM_BETAS
+    assert request.headers["x-api-key"] == "sk-ant-made-up"
+    assert request.headers["anthropic-version"] == "2023-06-01"
+    # The stand-in knows no such block; its refusal is the client's too.
+    assert (answer.status_code, request.status) == ((400, 400) if "unknown type" in name else (200, 200))
+    assert "x-patchbay-warnings" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("alias", "model"), [("opus", "claude-opus-"), ("sonnet", "claude-sonnet-"), ("haiku", "claude-haiku-")]
+)
+def test_the_program_knows_its_aliases(client: httpx.Client, upstream: StandinProcess, alias: str, model: str) -> None:
+    send(client, SHAPES["text"], model=f"cli/{alias}")
+
+    assert only(upstream).model.startswith(model)
