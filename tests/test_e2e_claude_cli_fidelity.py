@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 
 IDENTITY = "You are a Claude agent, built on Anthropic's Claude Agent SDK."
 # What the program adds to `anthropic-beta`, by the model.
-PROGRAM_BETAS = {"claude-code-20250219", "effort-2025-11-24", "interleaved-thinking-2025-05-14"}
+PROGRAM_BETAS = {"claude-code-20250219", "effort-2025-11-24"}
 
 _TAKES_TEMPERATURE = re.compile(r"claude-(3|(opus|sonnet|haiku)-4-[0-6]\b)")
 
