@@ -234,6 +234,16 @@ CONVERSATIONS: Mapping[str, Shape] = {
     "empty system": shape("Hello", system=""),
     "system of blocks": shape("Hello", system=[text("Be brief."), text("Be kind.\n"), text("  Odd  ")]),
     "odd system": shape("Hello", system=[text(ODD_TEXT), text("<system-reminder>Mine.</system-reminder>")]),
+    "system of another program": shape(
+        "Hello",
+        system=[
+            text("x-anthropic-billing-header: cc_version=2.0.1.abc; cc_entrypoint=cli;"),
+            text("You are Claude Code, Anthropic's official CLI for Claude."),
+            text("Do as you are told."),
+        ],
+    ),
+    "system of nothing but a name": shape("Hello", system="You are Claude Code, Anthropic's official CLI for Claude."),
+    "system about attribution": shape("Hello", system="Never write x-anthropic-billing-header: anywhere."),
     "odd text": shape(
         user(text(ODD_TEXT)),
         assistant(call("toolu_1", **{ODD_TEXT: ODD_TEXT})),

@@ -23,6 +23,7 @@ IDENTITY = "You are a Claude agent, built on Anthropic's Claude Agent SDK."
 PROGRAM_BETAS = {"claude-code-20250219", "effort-2025-11-24"}
 
 _TAKES_TEMPERATURE = re.compile(r"claude-(3|(opus|sonnet|haiku)-4-[0-6]\b)")
+_ATTRIBUTION = "x-anthropic-billing-header:"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ def _write_system(body: Body) -> None:
     mark: Body = {}
     if marks and elsewhere <= 2:
         mark = {"cache_control": {"type": "ephemeral"}}
-    text = "\n\n".join(block["text"] for block in blocks)
+    texts = [block["text"] for block in blocks if not block["text"].startswith(_ATTRIBUTION)]
+    text = "\n\n".join(texts)
+    if re.fullmatch("You are Claude Code, .*", text):
+        text = f"\n{text}"
     body["system"] = [{"type": "text", "text": each, **mark} for each in (IDENTITY, text) if each]
 
 

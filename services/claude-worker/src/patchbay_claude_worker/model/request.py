@@ -10,12 +10,14 @@ is never replaced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from patchbay.canonical import Warning
+from patchbay.dialects.hints import is_attribution
 from patchbay.errors import InvalidRequest
 from patchbay_claude_worker.cli.messages import NULL, apply_settings, initialize, user_message
 
@@ -23,6 +25,8 @@ from patchbay_claude_worker.cli.messages import NULL, apply_settings, initialize
 _OWN_FIELDS = frozenset({"model", "system", "stream"})
 # Takes the place of the client's prompt, which the messages of the body replace again.
 _PROMPT = "-"
+# What the program would take for its own first block, and put in its place.
+_OWN_NAME = re.compile(r"You are (?:Claude Code|a Claude agent), .*")
 # A request may have four cache marks, and the program sets two on its system prompt.
 _MOST_MARKS_BESIDE_SYSTEM = 2
 
@@ -102,16 +106,24 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
     return ModelRequest(lines, ids, stream, tuple(warnings))
 
 
-def _system(raw: msgspec.Raw) -> tuple[str | list[str], bool]:
+def _system(raw: msgspec.Raw) -> tuple[str, bool]:
     """The system prompt as the program takes it, and whether the client marked it for the cache."""
     if bytes(raw) == b"null":
         return "", False
     system = _decode_system(raw)
-    if isinstance(system, str):
-        return system, False
-    if any(block.type != "text" for block in system):
+    blocks = [_SystemBlock(text=system)] if isinstance(system, str) else system
+    if any(block.type != "text" for block in blocks):
         raise InvalidRequest("system: may hold only text", "system")
-    return [block.text for block in system], any(bytes(block.cache_control) != b"null" for block in system)
+    # One text, as the program would join them: of several it takes some for its own, by their words.
+    text = "\n\n".join(text for block in blocks if (text := _without_attribution(block.text)))
+    if _OWN_NAME.fullmatch(text):
+        text = f"\n{text}"
+    return text, any(bytes(block.cache_control) != b"null" for block in blocks)
+
+
+def _without_attribution(text: str) -> str:
+    """A text of the system prompt without Claude Code's line about itself: another program sends this request."""
+    return text.partition("\n")[2].lstrip("\n") if is_attribution(text) else text
 
 
 def betas_of(headers: Mapping[str, str]) -> str:
