@@ -227,6 +227,9 @@ CONVERSATIONS: Mapping[str, Shape] = {
     "cache mark of the system": shape(
         user(text("A long text.", cache_control=EPHEMERAL)), system=[text("Be kind."), text("Be brief.", cache_control=EPHEMERAL)]
     ),
+    "cache mark of the system, for an hour": shape(
+        user(text("A long text.", cache_control=HOUR)), system=[text("Be brief.", cache_control=HOUR)]
+    ),
     "cache mark on the last": shape(user(text("A long text.", cache_control=EPHEMERAL))),
     "cache mark on a result": answered(result("toolu_1", "21", cache_control=EPHEMERAL)),
     "automatic cache": shape("Hello", cache_control=EPHEMERAL),

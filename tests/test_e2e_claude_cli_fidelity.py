@@ -51,7 +51,7 @@ def _write_system(body: Body) -> None:
     elsewhere = json.dumps({**body, "system": None}).count('"cache_control"')
     mark: Body = {}
     if marks and elsewhere <= 2:
-        mark = {"cache_control": {"type": "ephemeral"}}
+        mark = {"cache_control": next((each for each in marks if each.get("ttl") == "1h"), marks[0])}
     texts = [block["text"] for block in blocks if not block["text"].startswith(_ATTRIBUTION)]
     text = "\n\n".join(texts)
     if re.fullmatch("You are Claude Code, .*", text):

@@ -33,10 +33,14 @@ _MOST_MARKS_BESIDE_SYSTEM = 2
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+class _CacheControl(msgspec.Struct):
+    ttl: str = "5m"
+
+
 class _SystemBlock(msgspec.Struct):
     type: str = "text"
     text: str = ""
-    cache_control: msgspec.Raw = NULL
+    cache_control: _CacheControl | None = None
 
 
 _decode_system = msgspec.json.Decoder(str | list[_SystemBlock]).decode
@@ -73,7 +77,7 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
     try:
         fields = _decode_fields(body)
         model = msgspec.json.decode(fields.get("model", NULL), type=str)
-        system, is_marked = _system(fields.get("system", NULL))
+        system, cache = _system(fields.get("system", NULL))
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The request body cannot be read: {error}") from error
     extra = {name: value for name, value in fields.items() if name not in _OWN_FIELDS and bytes(value) != b"null"}
@@ -91,10 +95,13 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
             environment["CLAUDE_CODE_DISABLE_THINKING"] = "1"
     if betas:
         environment["ANTHROPIC_BETAS"] = betas
-    if is_marked and body.count(b'"cache_control"') - bytes(fields["system"]).count(b'"cache_control"') <= (
+    if cache and body.count(b'"cache_control"') - bytes(fields["system"]).count(b'"cache_control"') <= (
         _MOST_MARKS_BESIDE_SYSTEM
     ):
         environment["DISABLE_PROMPT_CACHING"] = ""
+        if cache == "1h":
+            # A mark for an hour may not come after a shorter one, and the client's may follow in its messages.
+            environment["ENABLE_PROMPT_CACHING_1H"] = "1"
     environment["CLAUDE_CODE_EXTRA_BODY"] = msgspec.json.encode(extra).decode()
     ids = ("initialize", "settings")
     lines = (
@@ -106,10 +113,10 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
     return ModelRequest(lines, ids, stream, tuple(warnings))
 
 
-def _system(raw: msgspec.Raw) -> tuple[str, bool]:
-    """The system prompt as the program takes it, and whether the client marked it for the cache."""
+def _system(raw: msgspec.Raw) -> tuple[str, str]:
+    """The system prompt as the program takes it, and how long the client wants it in the cache; empty: not at all."""
     if bytes(raw) == b"null":
-        return "", False
+        return "", ""
     system = _decode_system(raw)
     blocks = [_SystemBlock(text=system)] if isinstance(system, str) else system
     if any(block.type != "text" for block in blocks):
@@ -118,7 +125,8 @@ def _system(raw: msgspec.Raw) -> tuple[str, bool]:
     text = "\n\n".join(text for block in blocks if (text := _without_attribution(block.text)))
     if _OWN_NAME.fullmatch(text):
         text = f"\n{text}"
-    return text, any(bytes(block.cache_control) != b"null" for block in blocks)
+    ttls = {block.cache_control.ttl for block in blocks if block.cache_control is not None}
+    return text, "1h" if "1h" in ttls else next(iter(ttls), "")
 
 
 def _without_attribution(text: str) -> str:
