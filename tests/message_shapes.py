@@ -19,7 +19,11 @@ HOUR: Body = {"type": "ephemeral", "ttl": "1h"}
 WEATHER: Body = {"name": "get_weather", "description": "The weather.", "input_schema": WEATHER_SCHEMA}
 CLOCK: Body = {"name": "get_time", "input_schema": {"type": "object", "properties": {"zone": {"type": "string"}}}}
 # What no careful program would write so: joined emoji, right to left, escapes, separators, a mended half of a pair.
-ODD_TEXT = '👩‍👩‍👧 \u202eשלום\u202c مرحبا \x00\x1b[31m\u2028\u2029\ufeff e\u0301 \ufffd \\u0041 "quoted" </tag> \r\n\t\U0010ffff'
+ODD_TEXT = (
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u202e\u05e9\u05dc\u05d5\u05dd\u202c"
+    " \u0645\u0631\u062d\u0628\u0627 \x00\x1b[31m"
+    '\u2028\u2029\ufeff e\u0301 \ufffd \\u0041 "quoted" </tag> \r\n\t\U0010ffff'
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,13 @@ BLOCKS: Mapping[str, Shape] = {
         {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": PDF}}
     ),
     "text document": asked(
-        {"type": "document", "source": _PLAIN_DOCUMENT, "title": "Facts", "context": "Old.", "citations": {"enabled": True}}
+        {
+            "type": "document",
+            "source": _PLAIN_DOCUMENT,
+            "title": "Facts",
+            "context": "Old.",
+            "citations": {"enabled": True},
+        }
     ),
     "document by url": asked({"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}),
     "document of blocks": asked(
@@ -225,7 +235,8 @@ CONVERSATIONS: Mapping[str, Shape] = {
         system=[text("Be brief.", cache_control=HOUR)],
     ),
     "cache mark of the system": shape(
-        user(text("A long text.", cache_control=EPHEMERAL)), system=[text("Be kind."), text("Be brief.", cache_control=EPHEMERAL)]
+        user(text("A long text.", cache_control=EPHEMERAL)),
+        system=[text("Be kind."), text("Be brief.", cache_control=EPHEMERAL)],
     ),
     "cache mark of the system, for an hour": shape(
         user(text("A long text.", cache_control=HOUR)), system=[text("Be brief.", cache_control=HOUR)]
@@ -262,7 +273,8 @@ CONVERSATIONS: Mapping[str, Shape] = {
     "odd numbers": answered(
         result("toolu_1", "21"),
         calls=({**call("toolu_1"), "input": {
-            "float": 1.0, "large": 1e21, "small": 1e-7, "zero": -0.0, "exact": 2**53, "third": 0.1, "null": None, "no": False,
+            "float": 1.0, "large": 1e21, "small": 1e-7, "zero": -0.0, "exact": 2**53, "third": 0.1,
+            "null": None, "no": False,
         }},),
     ),
     "deep input": answered(
@@ -340,7 +352,9 @@ PARAMETERS: Mapping[str, Shape] = {
     "service tier": shape(service_tier="standard_only"),
     "metadata": shape(metadata={"user_id": "client-7"}),
     "context management": shape(
-        context_management={"edits": [{"type": "clear_tool_uses_20250919", "trigger": {"type": "input_tokens", "value": 9}}]},
+        context_management={
+            "edits": [{"type": "clear_tool_uses_20250919", "trigger": {"type": "input_tokens", "value": 9}}]
+        },
         betas="context-management-2025-06-27",
     ),
     "container": shape(

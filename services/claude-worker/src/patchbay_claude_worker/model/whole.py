@@ -44,9 +44,18 @@ def whole_answer(frames: bytes) -> bytes:
                 _end(message, event)
     for index, parts in inputs.items():
         if parts:
-            blocks[index]["input"] = msgspec.Raw("".join(parts).encode() or b"{}")
+            blocks[index]["input"] = _input("".join(parts))
     message["content"] = [blocks[index] for index in sorted(blocks)]
     return msgspec.json.encode(message)
+
+
+def _input(text: str) -> object:
+    """A tool's input. One that was cut off is no JSON, and travels as a text inside an object, as elsewhere."""
+    try:
+        msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return {"arguments": text}
+    return msgspec.Raw(text.encode() or b"{}")
 
 
 def _add(block: Fields, delta: Fields, input_parts: list[str]) -> None:
