@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from contextlib import aclosing
 from pathlib import Path
 
@@ -133,7 +134,7 @@ async def test_shows_activity_as_configured(
         assert text.startswith("The tool answered: ")
     body = standin.requests()[0].body
     assert isinstance(body, dict)
-    assert {tool["name"] for tool in body["tools"]} - {"DeferredToolPlaceholder"} == {"Read"}
+    assert [tool["name"] for tool in body["tools"]] == ["Read"]
 
 
 @pytest.mark.parametrize(
@@ -348,3 +349,30 @@ async def test_goes_on_without_redis(redis: Redis, valkey: ValkeyProcess, standi
         assert events[-1].finished.stop_reason == Finished.STOP_REASON_END_TURN
         # Its place is noted nowhere, so that its process is not kept.
         assert provider.status().pool.idle == 0
+
+
+MCP_SERVER = """
+import os
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("tickets")
+
+@server.tool()
+def lookup(number: int) -> str:
+    return f"ticket {number} is about {os.environ['SUBJECT']}"
+
+server.run()
+"""
+
+
+async def test_uses_the_mcp_servers_that_are_configured(
+    redis: Redis, standin: StandinProcess, work: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "tickets.py"
+    await asyncio.to_thread(program.write_text, MCP_SERVER)
+    server = {"command": sys.executable, "args": [str(program)], "env": {"SUBJECT": "herrings"}}
+    options = {"mcp_servers": {"tickets": server}, "allowed_tools": ["mcp__tickets"], "tools": ["Read"]}
+    async with agent(redis, standin.url, work, **options) as provider:
+        events = await answer(provider, request(("user", use_tool("mcp__tickets__lookup", number=7))))
+    assert "ticket 7 is about herrings" in text_of(events)
+    assert opaque_of(events)[0]["name"] == "mcp__tickets__lookup"

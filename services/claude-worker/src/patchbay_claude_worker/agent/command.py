@@ -40,6 +40,8 @@ _ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
     "CLAUDE_CODE_DISABLE_CRON": "1",
+    # Tools of MCP servers are offered at once: looking for them is a tool that `tools` may leave out.
+    "ENABLE_TOOL_SEARCH": "false",
     # An agent in the middle of its work has more to lose than one request.
     "CLAUDE_CODE_MAX_RETRIES": "3",
 }
@@ -94,8 +96,8 @@ def command(backend: Backend, home: Path, *, cwd: Path, resume: str | None = Non
         arguments += ["--permission-prompt-tool", "stdio"]
     if config.tools is not None:
         arguments += ["--tools", ",".join(config.tools)]
-    if config.allowed_tools:
-        arguments += ["--allowedTools", ",".join(config.allowed_tools)]
+    if allowed := _allowed_tools(config):
+        arguments += ["--allowedTools", ",".join(allowed)]
     denied = config.disallowed_tools if config.tools is not None else (*config.disallowed_tools, *_INTERACTIVE_TOOLS)
     if denied:
         arguments += ["--disallowedTools", ",".join(denied)]
@@ -105,11 +107,24 @@ def command(backend: Backend, home: Path, *, cwd: Path, resume: str | None = Non
         arguments += ["--mcp-config", _json({"mcpServers": _mcp_servers(config.mcp_servers)})]
     if config.sandbox.enabled:
         arguments += ["--settings", _json({"sandbox": _sandbox(config.sandbox)})]
-        # Commands then do not see the backend's key either; it needs the sandbox's own programs.
-        environ["CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"] = "1"
+        if not config.sandbox.auto_allow_bash or _is_closed(config.sandbox):
+            # Commands do not see the backend's key. With this, the program asks for every one that no rule allows.
+            environ["CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"] = "1"
     if resume is not None:
         arguments.append(f"--resume={resume}")
     return Command(tuple(arguments), environ, str(cwd))
+
+
+def _allowed_tools(config: ClaudeCliConfig) -> tuple[str, ...]:
+    sandbox = config.sandbox
+    if sandbox.enabled and sandbox.auto_allow_bash and _is_closed(sandbox):
+        return (*config.allowed_tools, "Bash")
+    return config.allowed_tools
+
+
+def _is_closed(sandbox: Sandbox) -> bool:
+    """Whether no command may run outside of the sandbox."""
+    return not sandbox.excluded_commands and not sandbox.allow_unsandboxed_commands
 
 
 def _mcp_servers(servers: Mapping[str, McpServer]) -> dict[str, object]:
