@@ -128,9 +128,10 @@ def test_ignore_shows_the_last_text_only() -> None:
 
 
 def test_tools_take_their_time_between_the_messages() -> None:
-    _, answer = read(TURN[: TURN.index(results(RESULT))])
+    at = TURN.index(results(RESULT))
+    _, answer = read(TURN[:at])
     assert answer.is_working
-    _, answer = read(TURN[: TURN.index(results(RESULT)) + 2])
+    _, answer = read(TURN[: at + 1])
     assert not answer.is_working
 
 

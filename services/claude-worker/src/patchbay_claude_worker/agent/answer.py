@@ -72,8 +72,14 @@ class AgentAnswer:
         # `ignore`: the text of the message at hand, until it is known to be the last.
         self._pending: list[ChatEvent] = []
         self._finished = Finished(stop_reason=Finished.STOP_REASON_END_TURN)
-        self.is_working = False
+        # The calls whose results are not there yet.
+        self._outstanding: set[str] = set()
         self.ended = False
+
+    @property
+    def is_working(self) -> bool:
+        """Whether its tools run, rather than the model."""
+        return bool(self._outstanding)
 
     def feed(self, message: Message) -> list[ChatEvent]:
         """The events that a message is worth."""
@@ -93,12 +99,12 @@ class AgentAnswer:
 
     def _event(self, raw: msgspec.Raw) -> list[ChatEvent]:
         head = _decode_head(raw)
-        self.is_working = False
         broken: list[ChatEvent] = []
         if head.type == "message_start":
             # With one still open, that one failed, and this is the program's next try.
             broken = self._break_off()
             self._reader = DIALECT.read_events(ReadOptions())
+            self._outstanding.clear()
         if head.type == "message_delta" and (head.delta is None or head.delta.stop_reason is None):
             return self._break_off()
         if self._reader is None:
@@ -144,6 +150,7 @@ class AgentAnswer:
             self._calls[event.tool_input_delta.index][2].append(event.tool_input_delta.text)
             return []
         use_id, name, parts = self._calls.pop(event.block_stop.index)
+        self._outstanding.add(use_id)
         tool_input = _value("".join(parts) or "{}")
         if self._mode == "forward":
             return activity.block_events(self._take_index(), activity.use_block(use_id, name, tool_input))
@@ -153,7 +160,6 @@ class AgentAnswer:
 
     def _end_of_message(self, finished: Finished) -> list[ChatEvent]:
         if finished.stop_reason == Finished.STOP_REASON_TOOL_USE:
-            self.is_working = True
             self._pending = []
             return []
         self._finished = finished
@@ -170,14 +176,15 @@ class AgentAnswer:
         return shown
 
     def _results(self, raw: msgspec.Raw) -> list[ChatEvent]:
-        if self._mode == "ignore":
-            return []
         content = _decode_user(raw).content
         events: list[ChatEvent] = []
         for block in content if isinstance(content, list) else ():
             if block.get("type") != "tool_result":
                 continue
             use_id, is_error = str(block.get("tool_use_id")), bool(block.get("is_error"))
+            self._outstanding.discard(use_id)
+            if self._mode == "ignore":
+                continue
             index = self._take_index()
             if self._mode == "forward":
                 shown = activity.result_block(use_id, block.get("content"), is_error=is_error)

@@ -190,6 +190,8 @@ class ConversationPlaces:
             return
         turn = place.previous_turn + 1
         said = chat.messages
+        if not project and place.record is not None:
+            project = place.record.project
         record = ConversationRecord(session_id, project, turn, len(said), fingerprint(said), self._worker_id)
         if is_whole and await self._save(place, record):
             self._pool.give_back(place.process, keep_for=_kept_name(place.conversation, turn))

@@ -124,7 +124,7 @@ class AgentProvider:
             timeouts=self._backend.timeouts,
             silence=self._config.pool.silence_seconds,
         )
-        begun = False
+        begun = ended = False
         try:
             await turn.prepare(prompt, model=request.model)
             async with aclosing(turn.answer(prompt, self._mode(request))) as events:
@@ -136,12 +136,16 @@ class AgentProvider:
                     if is_last:
                         # Before the client hears of the end: its next turn may come at once, to another replica.
                         await self._keep(request, place, turn=turn, transcript=transcript)
+                        ended = True
                     if some:
                         yield some
         except (ProcessDied, ProcessHangs) as error:
             code = UPSTREAM if begun else UNAVAILABLE
             raise PatchbayError(make_error(code, f"the agent's process failed: {error}")) from error
         finally:
+            if not ended:
+                # Before all else: the upstream and the tools are to stop.
+                place.process.kill()
             await asyncio.shield(asyncio.ensure_future(transcript.aclose()))
 
     async def _keep(self, request: ChatRequest, place: Place, *, turn: AgentTurn, transcript: TranscriptWriter) -> None:

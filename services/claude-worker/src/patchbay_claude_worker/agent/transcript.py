@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import structlog
@@ -48,10 +48,15 @@ class TranscriptWriter:
         key = key_of(message.file_path)
         if key is None:
             return
+        try:
+            entries = msgspec.json.decode(message.entries, type=list[dict[str, Any]])
+        except msgspec.DecodeError:
+            self.is_whole = False
+            return
         self._process.removes(Path(message.file_path))
         if not key.get("subpath"):
             self.project = key["project_key"]
-        self._pieces.put_nowait((key, msgspec.json.decode(message.entries)))
+        self._pieces.put_nowait((key, cast("list[SessionStoreEntry]", entries)))
 
     async def flush(self) -> bool:
         """Waits until what was taken has been written; whether all of it was."""
@@ -70,6 +75,10 @@ class TranscriptWriter:
             try:
                 if self.is_whole:
                     await self._append(key, entries)
+            except Exception:
+                # Whoever waits for the rest to be written must not wait for ever.
+                self.is_whole = False
+                log.exception("transcript_crashed", session_id=key["session_id"])
             finally:
                 self._pieces.task_done()
 

@@ -25,7 +25,7 @@ from patchbay_claude_worker.cli.messages import (
     initialize,
     user_message,
 )
-from patchbay_claude_worker.cli.process import CliProcess, ProcessDied
+from patchbay_claude_worker.cli.process import CliProcess, ProcessDied, ProcessHangs
 
 log = structlog.get_logger(__name__)
 
@@ -166,8 +166,8 @@ class AgentTurn:
             line = control_refusal(request_id, f"{question.subtype} is not supported")
         try:
             await self._process.send([line], seconds=self._silence)
-        except ProcessDied as error:
-            # Whoever reads its answer hears of it too.
+        except (ProcessDied, ProcessHangs) as error:
+            # Whoever reads its answer hears of it too, or waits no longer than for an upstream.
             log.debug("nobody_to_answer", error=str(error))
 
     async def _withdraw(self) -> None:
