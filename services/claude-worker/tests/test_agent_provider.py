@@ -16,11 +16,11 @@ from agents import SYSTEM, agent, answer, opaque_of, request, text_of, use_tool
 from redis.asyncio import Redis
 
 from patchbay.canonical import Finished
-from patchbay.errors import INVALID_REQUEST, RATE_LIMITED, UNAVAILABLE, UPSTREAM
+from patchbay.errors import INVALID_REQUEST, OVERLOADED, RATE_LIMITED, UNAVAILABLE, UPSTREAM
 from patchbay.state.permissions import Decision, PermissionRequest, Permissions
 from patchbay.testing.eventually import eventually
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay_standin import Script
+from patchbay_standin import ErrorReply, Script, ToolCall
 from patchbay_standin.testing import StandinProcess
 
 pytestmark = pytest.mark.timeout(90)
@@ -318,6 +318,17 @@ async def test_an_upstreams_error_is_said_as_one(redis: Redis, standin: StandinP
         events = await answer(provider, request(("user", "hi"), model="standin-error-400"))
         assert events[-1].error.code == INVALID_REQUEST
         assert "The request is invalid." in events[-1].error.message
+
+
+async def test_what_an_agent_has_done_is_not_done_again(redis: Redis, standin: StandinProcess, work: Path) -> None:
+    """An edge would try a failure that may pass again: here a tool has run already."""
+    call = ToolCall(name="Bash", input={"command": "date >> ran", "description": "x"})
+    overloaded = Script(error=ErrorReply(status=529))
+    model = standin.script("half", Script(attempts=[Script(blocks=[call]), overloaded]))
+    async with agent(redis, standin.url, work, allowed_tools=["Bash"], message_mode="ignore") as provider:
+        events = await answer(provider, request(("user", "go"), model=model))
+    assert (events[-1].error.code, events[-1].error.retryable) == (OVERLOADED, False)
+    assert len((await asyncio.to_thread((work / "ran").read_text)).splitlines()) == 1
 
 
 async def test_what_an_agent_cannot_honour_is_said(redis: Redis, standin: StandinProcess, work: Path) -> None:

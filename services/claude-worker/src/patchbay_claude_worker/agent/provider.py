@@ -138,10 +138,12 @@ class AgentProvider:
                         await self._keep(request, place, turn=turn, transcript=transcript)
                         ended = True
                     if some:
-                        yield some
+                        yield [_final(event) for event in some]
         except (ProcessDied, ProcessHangs) as error:
-            code = UPSTREAM if begun else UNAVAILABLE
-            raise PatchbayError(make_error(code, f"the agent's process failed: {error}")) from error
+            message = f"the agent's process failed: {error}"
+            if not turn.session_id:
+                raise PatchbayError(make_error(UNAVAILABLE, message)) from error
+            raise PatchbayError(make_error(UPSTREAM, message, retryable=False)) from error
         finally:
             if not ended:
                 # Before all else: the upstream and the tools are to stop.
@@ -180,3 +182,10 @@ class AgentProvider:
         if self._account is not None:
             await self._account.aclose()
         await self._pool.aclose()
+
+
+def _final(event: ChatEvent) -> ChatEvent:
+    """An event of an agent that has begun: nobody may run it again by themselves, for what it has done is done."""
+    if event.HasField("error"):
+        event.error.retryable = False
+    return event
