@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from known_differences import expected_upstream, written
+from known_differences import expected_upstream, seen_upstream, written
 from ways import only
 
 from patchbay.testing.cluster import Cluster
@@ -220,18 +220,17 @@ def test_a_sign_in_is_used_and_nothing_is_written_down(
     guarded: Cluster, upstream: StandinProcess, place: Place
 ) -> None:
     secret = f"secret words {CANARY}"
-    body = {**conversation(secret), "model": "claude-opus-5-5"}
+    body = conversation(secret)
     del body["metadata"]
+    # Signed in, the program would mark it for an hour.
+    body["system"] = [{"type": "text", "text": secret, "cache_control": {"type": "ephemeral"}}]
 
     ask(guarded, body, backend="signed-in")
 
     (request,) = [each for each in upstream.requests() if each.path == "/v1/messages"]
     assert request.headers["authorization"] == f"Bearer {ACCESS_TOKEN}"
     assert "x-api-key" not in request.headers
-    assert isinstance(request.body, dict)
-    assert request.body["messages"] == body["messages"]
-    assert request.body["tools"] == body["tools"]
-    assert request.body["system"][-1]["text"] == secret
+    assert written(seen_upstream(request.body)) == written(expected_upstream(body))
     kept = [path for path in place.config.rglob("*") if path.is_file()]
     assert not list(place.config.glob("projects/**/*.jsonl"))
     assert [path for path in kept if CANARY in path.read_text(errors="replace")] == []
