@@ -9,10 +9,7 @@ of its conversation.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,6 +31,23 @@ _CHECK_SECONDS = 60.0
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
 _MEBIBYTE = 1024 * 1024
+_TENDER, _CLEAR = "pool-tender", "pool-clear"
+
+CommandFor = Callable[[Path], Command]
+
+
+class _Waiter:
+    """A chat that waits for a process: any spare, or one that is started for it alone."""
+
+    def __init__(self, command_for: CommandFor | None) -> None:
+        self.future: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
+        self.command_for = command_for
+        # Its own process is being started.
+        self.is_served = False
+
+    @property
+    def takes_any(self) -> bool:
+        return self.command_for is None
 
 
 class Pool:
@@ -45,20 +59,23 @@ class Pool:
         command_for: Gives the command of a process, knowing its home.
     """
 
-    def __init__(self, name: str, options: PoolSettings, command_for: Callable[[Path], Command]) -> None:
+    def __init__(self, name: str, options: PoolSettings, command_for: CommandFor) -> None:
         self._name = name
         self._options = options
         self._command_for = command_for
-        self._marker = uuid.uuid4().hex
-        self._directory = Path(tempfile.gettempdir())
         self._guardian: Guardian | None = None
         self._spares: deque[CliProcess] = deque()
         self._busy: set[CliProcess] = set()
         # By conversation, the one that waited longest first; with the time since which it waits.
         self._kept: OrderedDict[str, tuple[CliProcess, float]] = OrderedDict()
-        self._starting = 0
+        # Spares that are just being asked whether they still answer.
+        self._checked: set[CliProcess] = set()
+        # Of those that start: what will be a spare.
+        self._starting = self._starting_spares = 0
+        # Of those that start: not waiting for their turn any more.
+        self._launched = 0
         self._clearing = 0
-        self._waiters: deque[asyncio.Future[CliProcess]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn_gate = asyncio.Semaphore(options.spawn_parallelism)
         self._backoff = 0.0
@@ -70,37 +87,45 @@ class Pool:
         # Why no process can be started; empty: nothing is known to be wrong.
         self.trouble = ""
 
+    @property
+    def guardian(self) -> Guardian:
+        """Who clears up behind the pool; for what else a backend starts. There after `start`."""
+        assert self._guardian is not None
+        return self._guardian
+
     async def start(self) -> None:
         """Starts the spares, and what watches over them, until `aclose`."""
-        self._directory = Path(tempfile.mkdtemp(prefix="patchbay-claude-"))
-        self._guardian = Guardian(self._directory, self._marker)
+        self._guardian = Guardian()
         await self._guardian.start()
-        self._run(self._tend(), "pool-tender")
+        self._run(self._tend(), _TENDER)
         self._refill()
 
     async def aclose(self) -> None:
-        """Kills every process and removes every home."""
+        """Kills every process and removes every home. Who still waits is refused."""
         self._closed = True
-        processes = [*self._spares, *self._busy, *(process for process, _ in self._kept.values())]
-        for process in processes:
-            process.kill()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await asyncio.gather(*(process.clear() for process in processes))
         for waiter in self._waiters:
-            waiter.cancel()
+            waiter.future.set_exception(_closing())
+        self._waiters.clear()
+        for task in self._tasks:
+            if task.get_name() != _CLEAR:
+                task.cancel()
+        for process in self._processes():
+            self._retire(process, "closed")
+        for group in (self._spares, self._checked, self._busy, self._kept):
+            group.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        # A task that is cancelled before it has begun has counted for nothing.
+        self._starting = self._starting_spares = 0
         if self._guardian is not None:
             await self._guardian.dismiss()
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     def status(self) -> PoolStatus:
         return PoolStatus(
             spare=len(self._spares),
             busy=len(self._busy),
             idle=len(self._kept),
-            starting=self._starting,
+            starting=self._starting + len(self._checked),
             max=self._options.max_processes,
             waiting=len(self._waiters),
             rss_bytes=self._rss_bytes,
@@ -111,17 +136,21 @@ class Pool:
             wait_seconds=self._wait_seconds,
         )
 
-    async def take(self, conversation: str | None = None) -> CliProcess:
+    async def take(self, conversation: str | None = None, command_for: CommandFor | None = None) -> CliProcess:
         """A process for one chat, to be given back with `give_back`.
 
         Args:
             conversation: Whose kept process to take, if there is one that lives. Its `requests` are then more than 0.
+            command_for: Gives the command of a process that is to be started for this chat alone; None: any spare.
 
         Raises:
             PatchbayError: OVERLOADED when none was free in time, UNAVAILABLE when none can be started.
         """
+        if self._closed:
+            raise _closing()
         started = time.monotonic()
-        process = self._retake(conversation) or self._take_spare() or await self._wait()
+        process = self._retake(conversation) or (None if command_for else self._take_spare())
+        process = process or await self._wait(_Waiter(command_for))
         self._busy.add(process)
         self._wait_seconds = time.monotonic() - started
         metrics.CLI_WAIT_SECONDS.labels(self._name).observe(self._wait_seconds)
@@ -135,6 +164,9 @@ class Pool:
             keep_for: The conversation whose next turn is to have it; None: it is retired.
             reason: Why it is retired, for the metrics.
         """
+        if process not in self._busy:
+            # Given back before, or ended with the pool.
+            return
         self._busy.discard(process)
         if keep_for is not None and self._may_keep(process):
             previous = self._kept.pop(keep_for, None)
@@ -147,20 +179,21 @@ class Pool:
             self._retire(process, reason)
         self._refill()
 
-    def drop(self, conversation: str) -> None:
-        """Retires the process kept for a conversation that has gone on elsewhere."""
-        kept = self._kept.pop(conversation, None)
-        if kept is not None:
-            self._retire(kept[0], "stale")
-            self._refill()
+    def keeps(self, conversation: str | None) -> bool:
+        """Whether a living process waits for the next turn of a conversation."""
+        kept = self._kept.get(conversation) if conversation is not None else None
+        return kept is not None and kept[0].alive
 
     def _may_keep(self, process: CliProcess) -> bool:
         return (
             not self._closed
             and process.alive
             and process.requests < self._options.max_requests
-            and process.rss_bytes <= self._options.max_rss_mb * _MEBIBYTE
+            and not self._is_too_large(process)
         )
+
+    def _is_too_large(self, process: CliProcess) -> bool:
+        return process.rss_bytes > self._options.max_rss_mb * _MEBIBYTE
 
     def _retake(self, conversation: str | None) -> CliProcess | None:
         kept = self._kept.pop(conversation, None) if conversation is not None else None
@@ -173,40 +206,47 @@ class Pool:
 
     def _take_spare(self) -> CliProcess | None:
         # Those who already wait come first.
-        while self._spares and not self._waiters:
+        while self._spares and not self._generic_waiters:
             process = self._spares.popleft()
             if process.alive:
                 return process
             self._retire(process, "crashed")
         return None
 
-    async def _wait(self) -> CliProcess:
+    async def _wait(self, waiter: _Waiter) -> CliProcess:
         if self.trouble:
             # Starting one is being tried all the time: nobody has to wait to hear that it does not work.
             raise self._unavailable()
-        waiter: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._make_room()
         self._refill()
         try:
-            await asyncio.wait([waiter], timeout=self._options.acquire_timeout)
+            await asyncio.wait([waiter.future], timeout=self._options.acquire_timeout)
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
-        if waiter.done():
-            return waiter.result()
+        if waiter.future.done():
+            return waiter.future.result()
         self._abandon(waiter)
         message = f"every process of the backend `{self._name}` is busy"
         raise PatchbayError(make_error(OVERLOADED, message, retry_after=self._retry_after()))
 
-    def _abandon(self, waiter: asyncio.Future[CliProcess]) -> None:
-        """Nobody waits here any more; what has just come goes to the next one."""
-        if waiter.done():
-            if waiter.exception() is None:
-                self._put_spare(waiter.result())
-            return
-        self._waiters.remove(waiter)
-        waiter.cancel()
+    def _abandon(self, waiter: _Waiter) -> None:
+        """Nobody waits here any more; what has just come goes to the next one, unless it is of no use to others."""
+        future = waiter.future
+        if not future.done():
+            self._waiters.remove(waiter)
+            future.cancel()
+        elif future.exception() is None and future.result() in self._busy:
+            self._busy.discard(future.result())
+            if waiter.takes_any:
+                self._put_spare(future.result())
+            else:
+                self._retire(future.result(), "cancelled")
+
+    @property
+    def _generic_waiters(self) -> int:
+        return sum(waiter.takes_any for waiter in self._waiters)
 
     def _retry_after(self) -> float:
         """About how long until one is free: nobody knows how long answers take, but a queue says something."""
@@ -214,97 +254,157 @@ class Pool:
 
     @property
     def _total(self) -> int:
-        return self._starting + self._clearing + len(self._spares) + len(self._busy) + len(self._kept)
+        return self._starting + self._clearing + self._lent_or_ready
+
+    @property
+    def _lent_or_ready(self) -> int:
+        return len(self._spares) + len(self._checked) + len(self._busy) + len(self._kept)
 
     def _make_room(self) -> None:
-        """Where somebody waits and there may be no more processes, the conversation idle for longest gives its own."""
-        if self._waiters and self._kept and self._total >= self._options.max_processes and not self._clearing:
+        """Where more wait than will get one by themselves, the conversations idle for longest give their own."""
+        coming = self._options.max_processes - self._lent_or_ready + len(self._checked)
+        for _ in range(min(len(self._waiters) - coming, len(self._kept))):
             _, (process, _) = self._kept.popitem(last=False)
             self._retire(process, "evicted")
+            coming += 1
+        # A spare is of no use to who needs a process of its own.
+        for _ in range(min(len(self._waiters) - self._generic_waiters - coming, len(self._spares))):
+            self._retire(self._spares.popleft(), "evicted")
 
     def _refill(self) -> None:
         """Starts as many processes as are wanted and may be."""
         if self._closed:
             return
-        # While none can be started, one is tried again and again, whoever waits.
-        ahead = max(self._options.min_spare, 1 if self.trouble else 0)
-        wanted = ahead + len(self._waiters) - len(self._spares) - self._starting
+        for waiter in self._waiters:
+            if not waiter.takes_any and not waiter.is_served and self._total < self._options.max_processes:
+                waiter.is_served = True
+                self._starting += 1
+                self._run(self._spawn(waiter), "pool-spawn")
         allowed = self._options.max_processes - self._total
-        for _ in range(min(wanted, allowed)):
+        for _ in range(min(self._wanted - self._starting_spares, allowed)):
             self._starting += 1
-            self._run(self._spawn(), "pool-spawn")
+            self._starting_spares += 1
+            self._run(self._spawn(None), "pool-spawn")
 
-    async def _spawn(self) -> None:
-        process = None
+    @property
+    def _wanted(self) -> int:
+        """How many spares are to be starting. While none can be started, one is tried again and again."""
+        if self.trouble:
+            return 1
+        return self._options.min_spare + self._generic_waiters - len(self._spares) - len(self._checked)
+
+    async def _spawn(self, waiter: _Waiter | None) -> None:
+        """Starts a process: for a waiter alone, or as a spare."""
+        started = time.monotonic()
         try:
             async with self._spawn_gate:
                 if self._backoff:
                     await asyncio.sleep(self._backoff)
+                if self._is_needless(waiter):
+                    self._has_started(waiter)
+                    return
                 started = time.monotonic()
-                process = await CliProcess.spawn(self._command_for, directory=self._directory, marker=self._marker)
-                await process.check(self._options.silence_seconds)
+                self._launched += 1
+                try:
+                    process = await self._launch((waiter and waiter.command_for) or self._command_for)
+                finally:
+                    self._launched -= 1
         except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
-            self._starting -= 1
-            self._failed(process, error)
+            self._has_started(waiter)
+            self._failed(error, waiter)
             return
         except BaseException:
-            self._starting -= 1
-            if process is not None:
-                await asyncio.shield(process.clear())
+            self._has_started(waiter)
             raise
-        self._starting -= 1
+        self._has_started(waiter)
         self._spawn_seconds = time.monotonic() - started
         self._counts["spawned"] += 1
         metrics.CLI_SPAWN_SECONDS.labels(self._name).observe(self._spawn_seconds)
         if self.trouble:
             log.info("claude_starts_again", backend=self._name)
         self.trouble, self._backoff = "", 0.0
-        self._put_spare(process)
+        if waiter is None:
+            self._put_spare(process)
+        elif waiter.future.done():
+            self._retire(process, "cancelled")
+        else:
+            self._lend(process, waiter)
+        # With the trouble gone there is more to start than the one that was tried.
+        self._refill()
 
-    def _failed(self, process: CliProcess | None, error: Exception) -> None:
+    def _is_needless(self, waiter: _Waiter | None) -> bool:
+        """Whether whom a process was to be for has left meanwhile."""
+        return self._starting_spares > self._wanted if waiter is None else waiter.future.done()
+
+    def _has_started(self, waiter: _Waiter | None) -> None:
+        self._starting -= 1
+        if waiter is None:
+            self._starting_spares -= 1
+
+    async def _launch(self, command_for: CommandFor) -> CliProcess:
+        """A process that has shown that it answers."""
+        guardian = self.guardian
+        process = await CliProcess.spawn(command_for, directory=guardian.directory, marker=guardian.marker)
+        try:
+            await process.check(self._options.silence_seconds)
+        except (ProcessDied, ProcessHangs) as error:
+            self._retire(process, _reason(error))
+            raise
+        except BaseException:
+            self._retire(process, "closed")
+            raise
+        return process
+
+    def _failed(self, error: Exception, waiter: _Waiter | None) -> None:
         """A process did not start: say so once, and try again after a while."""
-        self._counts["crashed"] += 1
-        metrics.CLI_CRASHES.labels(self._name).inc()
+        if not isinstance(error, (ProcessDied, ProcessHangs)):
+            self._count_crash()
         if str(error) != self.trouble:
             log.error("claude_does_not_start", backend=self._name, error=str(error))
         self.trouble = str(error)
         self._backoff = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2 or _FIRST_BACKOFF_SECONDS)
-        if process is not None:
-            self._retire(process, "crashed")
-        # Nobody is to wait for what does not come.
-        while self._waiters and not self._starting:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(self._unavailable())
+        # Nobody is to wait for what does not come; those that were launched beside this one may yet be better.
+        for one in list(self._waiters):
+            if one is waiter or not self._launched:
+                self._waiters.remove(one)
+                one.future.set_exception(self._unavailable())
         self._refill()
 
     def _unavailable(self) -> PatchbayError:
         return PatchbayError(make_error(UNAVAILABLE, self.trouble, retry_after=max(1.0, self._backoff)))
 
     def _put_spare(self, process: CliProcess) -> None:
-        if self._closed:
-            self._retire(process, "closed")
-            return
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(process)
-                return
-        self._spares.append(process)
+        if self._closed or not process.alive:
+            self._retire(process, "crashed" if process.crashed else "closed")
+            self._refill()
+        elif (waiter := next((one for one in self._waiters if one.takes_any), None)) is not None:
+            self._lend(process, waiter)
+        else:
+            self._spares.append(process)
+            self._make_room()
+
+    def _lend(self, process: CliProcess, waiter: _Waiter) -> None:
+        # Lent from this moment on, and not only when its borrower comes to run.
+        self._busy.add(process)
+        self._waiters.remove(waiter)
+        waiter.future.set_result(process)
 
     def _retire(self, process: CliProcess, reason: str) -> None:
-        if not process.alive and reason != "done":
-            self._counts["crashed"] += 1
-            metrics.CLI_CRASHES.labels(self._name).inc()
+        if process.crashed:
+            self._count_crash()
         self._counts["retired"] += 1
         metrics.CLI_RETIRED.labels(self._name, reason).inc()
         process.kill()
         self._clearing += 1
-        self._run(self._clear(process), "pool-clear")
+        self._run(self._clear(process), _CLEAR)
+
+    def _count_crash(self) -> None:
+        self._counts["crashed"] += 1
+        metrics.CLI_CRASHES.labels(self._name).inc()
 
     async def _clear(self, process: CliProcess) -> None:
         try:
-            await asyncio.shield(asyncio.ensure_future(process.clear()))
+            await process.clear()
         finally:
             self._clearing -= 1
         self._make_room()
@@ -318,9 +418,8 @@ class Pool:
             self._retire_old_conversations()
             if time.monotonic() - self._checked_at >= _CHECK_SECONDS:
                 self._checked_at = time.monotonic()
-                await self._check_spares()
-            processes = [*self._spares, *self._busy, *(process for process, _ in self._kept.values())]
-            self._rss_bytes = sum(process.rss_bytes for process in processes)
+                self._check_spares()
+            self._rss_bytes = sum(process.rss_bytes for process in self._processes())
             self._report()
             self._refill()
 
@@ -331,7 +430,7 @@ class Pool:
             reason = ""
             if not process.alive:
                 reason = "crashed"
-            elif process.rss_bytes > self._options.max_rss_mb * _MEBIBYTE:
+            elif self._is_too_large(process):
                 reason = "memory"
             elif old and len(self._spares) > self._options.min_spare:
                 reason = "idle"
@@ -342,33 +441,46 @@ class Pool:
     def _retire_old_conversations(self) -> None:
         now = time.monotonic()
         for conversation, (process, since) in list(self._kept.items()):
-            if now - since > self._options.idle_seconds or not process.alive:
+            reason = ""
+            if not process.alive:
+                reason = "crashed"
+            elif self._is_too_large(process):
+                reason = "memory"
+            elif now - since > self._options.idle_seconds:
+                reason = "idle"
+            if reason:
                 del self._kept[conversation]
-                self._retire(process, "idle" if process.alive else "crashed")
+                self._retire(process, reason)
 
-    async def _check_spares(self) -> None:
-        for process in list(self._spares):
-            # Out of the pool while it is asked: a chat would be answered among the answers to this.
-            if process not in self._spares:
-                continue
-            self._spares.remove(process)
-            self._starting += 1
-            try:
-                await process.check(self._options.silence_seconds)
-            except (ProcessDied, ProcessHangs) as error:
-                log.warning("claude_spare_replaced", backend=self._name, error=str(error))
-                self._retire(process, "hung")
-            else:
-                self._put_spare(process)
-            finally:
-                self._starting -= 1
+    def _check_spares(self) -> None:
+        """Asks every spare whether it answers, out of the pool: a chat would be answered among the answers to this."""
+        for process in self._spares:
+            self._checked.add(process)
+            self._run(self._check(process), "pool-check")
+        self._spares.clear()
+
+    async def _check(self, process: CliProcess) -> None:
+        try:
+            await process.check(self._options.silence_seconds)
+        except (ProcessDied, ProcessHangs) as error:
+            log.warning("claude_spare_replaced", backend=self._name, error=str(error))
+            self._checked.discard(process)
+            self._retire(process, _reason(error))
+        else:
+            self._checked.discard(process)
+            self._put_spare(process)
+        self._refill()
+
+    def _processes(self) -> list[CliProcess]:
+        """All but those that start or end."""
+        return [*self._spares, *self._checked, *self._busy, *(process for process, _ in self._kept.values())]
 
     def _report(self) -> None:
         for state, count in (
             ("spare", len(self._spares)),
             ("busy", len(self._busy)),
             ("idle", len(self._kept)),
-            ("starting", self._starting),
+            ("starting", self._starting + len(self._checked)),
         ):
             metrics.CLI_PROCESSES.labels(self._name, state).set(count)
         metrics.CLI_RSS_BYTES.labels(self._name).set(self._rss_bytes)
@@ -384,3 +496,11 @@ class Pool:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("pool_task_failed", backend=self._name, task=task.get_name(), exc_info=task.exception())
+
+
+def _reason(error: ProcessDied | ProcessHangs) -> str:
+    return "hung" if isinstance(error, ProcessHangs) else "crashed"
+
+
+def _closing() -> PatchbayError:
+    return PatchbayError(make_error(UNAVAILABLE, "this worker is stopping"))

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ import psutil
 
 from patchbay.upstream.silence import SilenceWatch
 from patchbay_claude_worker.cli import launch
-from patchbay_claude_worker.cli.guardian import MARKER_VARIABLE
+from patchbay_claude_worker.cli.guardian import ELSEWHERE, MARKER_VARIABLE, end_marked
 from patchbay_claude_worker.cli.messages import Message, control_request, read_message
 from patchbay_claude_worker.cli.program import Command
 
@@ -25,6 +26,11 @@ _READ_BYTES = 256 * 1024
 _KEPT_STDERR_BYTES = 4096
 # More than this in one line is no message that the protocol knows.
 _LONGEST_LINE = 256 * 1024 * 1024
+# How long a process that has closed its output has to end by itself.
+_DYING_SECONDS = 1.0
+# How long its pipes may take to close once it is killed; then somebody else holds them.
+_CLOSING_SECONDS = 0.5
+_POLL_SECONDS = 0.01
 
 
 class ProcessDied(Exception):
@@ -32,13 +38,14 @@ class ProcessDied(Exception):
 
     Args:
         status: Its exit status; negative for the signal that ended it.
-        stderr: The last of what it said.
+        stderr: The last of its errors.
     """
 
     def __init__(self, status: int | None, stderr: str) -> None:
         said = f": {stderr.strip().splitlines()[-1][:300]}" if stderr.strip() else ""
         super().__init__(f"the claude process ended with status {status}{said}")
         self.status = status
+        self.stderr = stderr
 
 
 class ProcessHangs(Exception):
@@ -53,8 +60,9 @@ class CliProcess:
         requests: How many chats it has served or begun.
     """
 
-    def __init__(self, process: Process, home: Path) -> None:
+    def __init__(self, process: Process, home: Path, marker: str) -> None:
         self.home = home
+        self._marker = marker
         self.spawned_at = time.monotonic()
         self.requests = 0
         self._process = process
@@ -62,6 +70,10 @@ class CliProcess:
         self._stderr = bytearray()
         self._reading_stderr = asyncio.create_task(self._read_stderr(), name="claude-stderr")
         self._rest = bytearray()
+        # What came together with a message that was waited for.
+        self._unread: list[Message] = []
+        self._elsewhere: set[Path] = set()
+        self._killed = False
 
     @classmethod
     async def spawn(cls, command_for: Callable[[Path], Command], *, directory: Path, marker: str) -> CliProcess:
@@ -70,34 +82,22 @@ class CliProcess:
         Args:
             command_for: Gives the command, knowing the new process's home.
             directory: Where homes are made.
-            marker: What its guardian knows it by.
+            marker: What its guardian knows it by; the home's name is added to it.
 
         Raises:
             OSError: It cannot be started.
             ProgramMissing: There is none.
         """
         home = Path(tempfile.mkdtemp(prefix="home-", dir=directory))
+        own_marker = f"{marker}.{home.name}"
         try:
             command = command_for(home)
             (home / "tmp").mkdir()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-S",
-                launch.__file__,
-                str(os.getpid()),
-                *command.arguments,
-                env={**command.environ, MARKER_VARIABLE: marker},
-                cwd=command.cwd,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                start_new_session=True,
-            )
+            process = await start_program(command, own_marker)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
-        return cls(process, home)
+        return cls(process, home, own_marker)
 
     @property
     def pid(self) -> int:
@@ -106,6 +106,11 @@ class CliProcess:
     @property
     def alive(self) -> bool:
         return self._process.returncode is None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it has ended without being told to."""
+        return not self.alive and not self._killed
 
     @property
     def rss_bytes(self) -> int:
@@ -153,7 +158,7 @@ class CliProcess:
         except TimeoutError as error:
             raise ProcessHangs(f"the claude process did not read its input for {seconds:g} s") from error
         except (ConnectionError, RuntimeError) as error:
-            raise await self._death() from error
+            raise await self.death() from error
 
     async def wait_for(self, wanted: Callable[[Message], bool], *, seconds: float) -> Message:
         """The first message that is wanted; those before it are passed over.
@@ -165,8 +170,10 @@ class CliProcess:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    for message in await self.read():
+                    messages = await self.read()
+                    for index, message in enumerate(messages):
                         if wanted(message):
+                            self._unread = messages[index + 1 :]
                             return message
         except TimeoutError as error:
             raise ProcessHangs(f"the claude process did not answer for {seconds:g} s") from error
@@ -177,23 +184,30 @@ class CliProcess:
         Raises:
             ProcessDied: The process has ended, or talks nonsense.
         """
-        stdout = self._process.stdout
-        assert stdout is not None
+        if self._unread:
+            unread, self._unread = self._unread, []
+            return unread
         while True:
-            data = await stdout.read(_READ_BYTES)
+            data = await self.read_output()
             if not data:
-                raise await self._death()
+                raise await self.death()
             self._rest += data
             if b"\n" not in data:
                 if len(self._rest) > _LONGEST_LINE:
                     self.kill()
-                    raise await self._death()
+                    raise await self.death()
                 continue
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
             messages = [message for line in lines if (message := read_message(line)) is not None]
             if messages:
                 return messages
+
+    async def read_output(self) -> bytes:
+        """The next of what it says, whatever that is; empty: nothing more will come."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        return await stdout.read(_READ_BYTES)
 
     async def messages(self) -> AsyncGenerator[Message, None]:
         """Every message from now on. Raises ProcessDied at its end."""
@@ -203,6 +217,7 @@ class CliProcess:
 
     def kill(self) -> None:
         """Ends it at once, with all that it has started in its group. The upstream sees its connection close."""
+        self._killed = self._killed or self.alive
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -212,24 +227,66 @@ class CliProcess:
             if self.alive:
                 self._process.kill()
 
+    def removes(self, path: Path) -> None:
+        """Has a file outside of its home removed with it."""
+        if path in self._elsewhere or path.is_relative_to(self.home):
+            return
+        self._elsewhere.add(path)
+        with (self.home.parent / ELSEWHERE).open("a", encoding="utf-8") as listed:
+            listed.write(f"{path}\n")
+
     async def ended(self) -> int:
         """Waits for its end; its exit status."""
         return await self._process.wait()
 
     async def clear(self) -> None:
-        """Kills it if it lives, waits for its end, and removes its home."""
+        """Kills it if it lives, waits for its end and that of all it has started, and removes its home."""
         self.kill()
-        await self._process.wait()
-        self._reading_stderr.cancel()
-        await asyncio.wait([self._reading_stderr])
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+        # As long as there is something unread in its pipes, asyncio keeps them open and does not say that it has ended.
+        emptying = asyncio.create_task(self._empty(), name="claude-empty")
+        closing = {self._reading_stderr, emptying}
+        await asyncio.wait(closing, timeout=_CLOSING_SECONDS)
+        # Its tools have groups of their own, and may outlive it.
+        await asyncio.to_thread(end_marked, self._marker)
+        _, held = await asyncio.wait(closing, timeout=_CLOSING_SECONDS)
+        if held:
+            self._close_pipes()
+            for task in held:
+                task.cancel()
+            await asyncio.wait(held)
+        await self._process.wait()
+        await asyncio.to_thread(self._remove_files)
 
-    async def _death(self) -> ProcessDied:
-        status = await self._process.wait()
+    def _remove_files(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+        for path in self._elsewhere:
+            path.unlink(missing_ok=True)
+
+    async def _empty(self) -> None:
+        try:
+            while await self.read_output():
+                continue
+        except RuntimeError:
+            # Whoever it was lent to still reads, and sees its end.
+            return
+
+    def _close_pipes(self) -> None:
+        """Lets go of pipes that some process which was not to be found holds open."""
+        # Nothing public closes the pipes of a process that has ended.
+        self._process._transport.close()  # type: ignore[attr-defined]
+
+    async def death(self) -> ProcessDied:
+        """Why nothing more can come from it. One that has closed its pipes and lives on is of no use: it is killed."""
+        give_up_at = time.monotonic() + _DYING_SECONDS
+        # Not waited for: that would last until whoever else has its pipes has closed them.
+        while self.alive:
+            if time.monotonic() > give_up_at:
+                self.kill()
+            await asyncio.sleep(_POLL_SECONDS)
         await asyncio.wait([self._reading_stderr], timeout=0.2)
-        return ProcessDied(status, self._stderr.decode(errors="replace"))
+        return ProcessDied(self._process.returncode, self._stderr.decode(errors="replace"))
 
     async def _read_stderr(self) -> None:
         stderr = self._process.stderr
@@ -240,11 +297,16 @@ class CliProcess:
 
 
 class Guardian:
-    """The process that clears up behind this one: see `guardian.py`."""
+    """The process that clears up behind this one: see `guardian.py`.
 
-    def __init__(self, directory: Path, marker: str) -> None:
-        self._directory = directory
-        self._marker = marker
+    Attributes:
+        directory: Where homes are made; it goes with all in it.
+        marker: How the environment variable MARKER_VARIABLE of what it watches over begins.
+    """
+
+    def __init__(self) -> None:
+        self.marker = uuid.uuid4().hex
+        self.directory = Path(tempfile.mkdtemp(prefix="patchbay-claude-"))
         self._process: Process | None = None
 
     async def start(self) -> None:
@@ -252,8 +314,8 @@ class Guardian:
             sys.executable,
             "-m",
             "patchbay_claude_worker.cli.guardian",
-            str(self._directory),
-            self._marker,
+            str(self.directory),
+            self.marker,
             stdin=PIPE,
             stdout=DEVNULL,
             start_new_session=True,
@@ -264,6 +326,30 @@ class Guardian:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             await self._process.wait()
+        # It may have been killed itself.
+        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+
+
+async def start_program(command: Command, marker: str) -> Process:
+    """Starts a program that ends with this process, with pipes to it and in a group of its own.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        launch.__file__,
+        str(os.getpid()),
+        *command.arguments,
+        env={**command.environ, MARKER_VARIABLE: marker},
+        cwd=command.cwd,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+    )
 
 
 def _answers(message: Message, request_id: str) -> bool:

@@ -38,7 +38,24 @@ _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _PREFIX = re.compile(
     r"\A(?:Failed to authenticate\. )?API Error: (?:\d{3} |Request rejected \(\d{3}\) · )?|\APlease run /login · "
 )
-# The program's words instead of the API's own, by status: what the API says then.
+# And after them; it also names the host that it asks.
+_ADVICE = re.compile(r"\.? This is a server-side issue, usually temporary — try again in a moment\..*\Z", re.DOTALL)
+# The program's words instead of the API's own: what the API says then. Claude Code itself, and others, act on some.
+_API_WORDS = {
+    "Invalid API key · Fix external API key": "invalid x-api-key",
+    "Invalid auth token · Fix external auth token": "Invalid bearer token",
+    "Prompt is too long": "prompt is too long",
+    "Credit balance is too low": "Your credit balance is too low to access the Anthropic API. Please go to Plans & "
+    "Billing to upgrade or purchase credits.",
+    "due to tool use concurrency issues.": "messages: `tool_use` ids were found without `tool_result` blocks "
+    "immediately after",
+    "duplicate tool_use ID in conversation history.": "messages: `tool_use` ids must be unique",
+    "orphaned tool_result in conversation history.": "messages: unexpected `tool_use_id` found in `tool_result` blocks",
+}
+_NO_MODEL = re.compile(r"There's an issue with the selected model \((.*)\)\. It may not exist.*", re.DOTALL)
+# What becomes of a sign-in that has ended, whatever the status.
+_SIGN_IN_ENDED = re.compile(r"run /login\b|OAuth token revoked|Login expired|login reached its time limit")
+# The same by status.
 _OWN_WORDS = {500: "Internal server error", 529: "Overloaded", 413: "Request exceeds the maximum size"}
 _TYPE_OF_STATUS = {
     400: "invalid_request_error",
@@ -53,7 +70,10 @@ _TYPE_OF_STATUS = {
     529: "overloaded_error",
 }
 _STATUS_OF_TYPE = {kind: status for status, kind in _TYPE_OF_STATUS.items()}
-_STATUS_OF_CAUSE = {"connection_failed": 502, "timeout": 504}
+_NOT_SIGNED_IN = "authentication_failed"
+_NOT_RENEWED = "Could not refresh your login"
+# Before the answer has begun, as the HTTP transport has it.
+_STATUS_OF_CAUSE = {"connection_failed": 503, "timeout": 504}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +104,11 @@ class AnswerStream:
 
     Args:
         now: The time, in seconds since the epoch.
+        refusal: What to say when the upstream does not take the program's credential; empty: what it says itself.
     """
 
     now: Callable[[], float]
+    refusal: str = ""
     started: bool = False
     # The answer is complete: nothing that follows is part of it.
     ended: bool = False
@@ -96,6 +118,8 @@ class AnswerStream:
     # The upstream's stream broke: what follows until the result is made up.
     _broken: bool = False
     _request_id: str = ""
+    # The program's word for what went wrong, where it has one.
+    _error: str = ""
     _resets_at: float | None = None
 
     def feed(self, message: Message) -> bytes:
@@ -105,6 +129,7 @@ class AnswerStream:
                 return self._event(message.event)
             case "assistant":
                 self._request_id = message.request_id or self._request_id
+                self._error = message.error or self._error
             case "rate_limit_event":
                 self._note_rate_limit(message.rate_limit_info)
             case "result":
@@ -147,14 +172,33 @@ class AnswerStream:
     def _failed(self, result: Message) -> Failure:
         words = result.result or ""
         status = result.api_error_status or _STATUS_OF_TYPE.get(result.api_error_type or "", 0)
+        if self._error == _NOT_SIGNED_IN and (not status or (self.refusal and _SIGN_IN_ENDED.search(words))):
+            # It has not even asked, or what it has asked with is no longer any good.
+            return Failure(401, _TYPE_OF_STATUS[401], self._no_credential(words), self._request_id)
         status = status or _STATUS_OF_CAUSE.get(result.api_error or "", 500)
         kind = result.api_error_type or _TYPE_OF_STATUS.get(status, "api_error")
-        message = _PREFIX.sub("", words).strip()
+        message = _api_words(words)
         if result.api_error_status in _OWN_WORDS or not message:
             message = _OWN_WORDS.get(status, "The provider's answer broke off.")
         elif result.api_error in _STATUS_OF_CAUSE:
             message = "The connection to the provider was lost."
+        if status == 401 and self.refusal:
+            message = self.refusal
         retry_after = None
         if status == 429 and self._resets_at is not None:
             retry_after = max(0.0, self._resets_at - self.now())
         return Failure(status, kind, message, self._request_id, retry_after)
+
+    def _no_credential(self, words: str) -> str:
+        if words.startswith(_NOT_RENEWED):
+            # The reason is the worker's disk or the like, and signing in again would not help.
+            return words
+        return self.refusal or "The claude program has no credential."
+
+
+def _api_words(words: str) -> str:
+    """What the API said, as far as the program's words still have it."""
+    words = _ADVICE.sub("", _PREFIX.sub("", words)).strip()
+    if (named := _NO_MODEL.match(words)) is not None:
+        return f"model: {named[1]}"
+    return _API_WORDS.get(words, words)

@@ -10,6 +10,7 @@ from patchbay.upstream.http import HttpUpstream
 from patchbay.upstream.profile import Profile
 from patchbay.upstream.provider import HttpProvider
 from patchbay_claude_worker.cli.pool import Pool
+from patchbay_claude_worker.cli.sign_in import CliSignIn
 from patchbay_claude_worker.model.command import command
 from patchbay_claude_worker.model.transport import CliUpstream
 from patchbay_claude_worker.profiles import ANTHROPIC, CLI_MODELS
@@ -32,16 +33,23 @@ class ModelProvider(HttpProvider[AnthropicQuirks]):
         self._pool = Pool(backend.name, backend.claude_cli.pool, lambda home: command(backend, home))
         profile = profile_of(backend)
         http = HttpUpstream(backend.base_url, backend.timeouts)
-        super().__init__(backend, profile, CliUpstream(backend, self._pool, http, chat_path=profile.chat_path))
+        account = CliSignIn(backend) if backend.credentials == "signed_in" else None
+        upstream = CliUpstream(backend, self._pool, http, chat_path=profile.chat_path, account=account)
+        super().__init__(backend, profile, upstream)
+        self.sign_in = self._account = account
 
     async def start(self) -> None:
-        """Starts the spares."""
+        """Starts the spares, and asks whether somebody is signed in."""
         await self._pool.start()
+        if self._account is not None:
+            await self._account.start(self._pool.guardian)
 
     def status(self) -> BackendStatus:
         status = super().status()
         status.mode = "model"
         status.pool.CopyFrom(self._pool.status())
+        if self._account is not None:
+            status.signed_in, status.detail = self._account.signed_in, self._account.detail
         if self._pool.trouble:
             status.signed_in = False
             status.detail = self._pool.trouble
@@ -49,4 +57,6 @@ class ModelProvider(HttpProvider[AnthropicQuirks]):
 
     async def aclose(self) -> None:
         await super().aclose()
+        if self._account is not None:
+            await self._account.aclose()
         await self._pool.aclose()

@@ -16,6 +16,7 @@ from patchbay.upstream.transport import Response
 from patchbay_claude_worker.cli.messages import Message
 from patchbay_claude_worker.cli.pool import Pool
 from patchbay_claude_worker.cli.process import CliProcess, ProcessDied, ProcessHangs
+from patchbay_claude_worker.cli.sign_in import CliSignIn
 from patchbay_claude_worker.model.answer import AnswerStream, Failure
 from patchbay_claude_worker.model.request import ModelRequest, betas_of, model_request
 from patchbay_claude_worker.model.whole import whole_answer
@@ -33,16 +34,17 @@ class CliAnswer:
         process: The process to ask.
         request: What to ask.
         backend: For its timeouts.
+        refusal: What to say when the upstream does not take the credential; empty: what it says itself.
     """
 
-    def __init__(self, process: CliProcess, request: ModelRequest, backend: Backend) -> None:
+    def __init__(self, process: CliProcess, request: ModelRequest, backend: Backend, *, refusal: str = "") -> None:
         assert backend.claude_cli is not None
         self.warnings: tuple[Warning, ...] = request.warnings
         self._process = process
         self._request = request
         self._timeouts = backend.timeouts
         self._silence = backend.claude_cli.pool.silence_seconds
-        self._stream = AnswerStream(time.time)
+        self._stream = AnswerStream(time.time, refusal)
         # What the head was waited for with.
         self._first = b""
 
@@ -186,13 +188,17 @@ class CliUpstream:
         pool: Its pool.
         http: The API itself, for what the program has no way to ask.
         chat_path: The path that goes through a process.
+        account: The operator's own sign-in, where that is the credential.
     """
 
-    def __init__(self, backend: Backend, pool: Pool, http: HttpUpstream, *, chat_path: str) -> None:
+    def __init__(
+        self, backend: Backend, pool: Pool, http: HttpUpstream, *, chat_path: str, account: CliSignIn | None = None
+    ) -> None:
         self._backend = backend
         self._pool = pool
         self._http = http
         self._chat_path = chat_path
+        self._account = account
 
     @asynccontextmanager
     async def request(
@@ -201,13 +207,17 @@ class CliUpstream:
         """Sends a request and yields the answer once its head is there. Leaving the block ends the process.
 
         Raises:
-            PatchbayError: As the HTTP transport; also OVERLOADED when every process is busy for too long.
+            PatchbayError: As the HTTP transport; also OVERLOADED when every process is busy for too long, and
+                AUTHENTICATION when nobody is signed in.
         """
         if path != self._chat_path or body is None:
             async with self._http.request(method, path, headers=headers, body=body) as response:
                 yield response
             return
-        process, answer = await self._ask(self._read(body, headers))
+        chat = self._read(body, headers)
+        if self._account is not None:
+            await self._account.require()
+        process, answer = await self._ask(chat)
         try:
             yield answer
         finally:
@@ -226,7 +236,7 @@ class CliUpstream:
         """A process with its answer begun. One that fails before that is replaced, once."""
         for tries_left in reversed(range(_TRIES)):
             process = await self._pool.take()
-            answer = CliAnswer(process, request, self._backend)
+            answer = CliAnswer(process, request, self._backend, refusal=self._account.missing if self._account else "")
             reason = "cancelled"
             try:
                 await answer.open()

@@ -50,11 +50,14 @@ def whole_answer(frames: bytes) -> bytes:
 
 
 def _input(text: str) -> object:
-    """A tool's input. One that was cut off is no JSON, and travels as a text inside an object, as elsewhere."""
+    """A tool's input; one that is no JSON object, as when the answer was cut off in it, is a text inside one.
+
+    https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming
+    """
     try:
         msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
     except msgspec.DecodeError:
-        return {"arguments": text}
+        return {"INVALID_JSON": text}
     return msgspec.Raw(text.encode() or b"{}")
 
 
