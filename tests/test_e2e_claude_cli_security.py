@@ -130,6 +130,15 @@ def processes_of(cluster: Cluster) -> list[psutil.Process]:
     return found
 
 
+def _sessions(place: Place) -> set[int]:
+    """The process ids that are listed as sessions of the sign-in."""
+    return {int(path.name.partition(".")[0]) for path in place.config.glob("sessions/*")}
+
+
+def _pids(cluster: Cluster) -> set[int]:
+    return {process.pid for process in processes_of(cluster)}
+
+
 def conversation(command: str) -> Body:
     """A request with a command wherever a text can be."""
     use = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"text": command}}
@@ -234,6 +243,8 @@ def test_a_sign_in_is_used_and_nothing_is_written_down(
     kept = [path for path in place.config.rglob("*") if path.is_file()]
     assert not list(place.config.glob("projects/**/*.jsonl"))
     assert [path for path in kept if CANARY in path.read_text(errors="replace")] == []
+    # The program lists its sessions there: those that have ended are none any more.
+    wait_until(lambda: not _sessions(place) - _pids(guarded), what="the end of the session", log=guarded.logs)
 
 
 def test_nothing_stays_on_the_disk(guarded: Cluster, upstream: StandinProcess, place: Place) -> None:

@@ -99,7 +99,7 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
         _MOST_MARKS_BESIDE_SYSTEM
     ):
         environment["DISABLE_PROMPT_CACHING"] = ""
-        # As long as the client's: a longer mark may not come after a shorter one, and tools and messages have their own.
+        # As long as the client's: a longer mark may not come after a shorter one, and others are in tools and messages.
         environment["ENABLE_PROMPT_CACHING_1H" if cache == "1h" else "FORCE_PROMPT_CACHING_5M"] = "1"
     environment["CLAUDE_CODE_EXTRA_BODY"] = msgspec.json.encode(extra).decode()
     ids = ("initialize", "settings")
