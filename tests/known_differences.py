@@ -13,8 +13,10 @@ Body = dict[str, Any]
 IDENTITY = "You are a Claude agent, built on Anthropic's Claude Agent SDK."
 # What the program adds to `anthropic-beta`, by the model.
 PROGRAM_BETAS = {"claude-code-20250219", "effort-2025-11-24"}
+# What it leaves out of the client's, since only its own terminal has them.
+DROPPED_BETAS = {"mid-conversation-tool-changes-2026-07-01", "afk-mode-2026-01-31"}
 
-_TAKES_TEMPERATURE = re.compile(r"claude-(3|(opus|sonnet|haiku)-4-[0-6]\b)")
+_TAKES_TEMPERATURE = re.compile(r"claude-(3|(opus|sonnet|haiku)-4-[0-5]\b)")
 _ATTRIBUTION = "x-anthropic-billing-header:"
 
 

@@ -368,6 +368,9 @@ PARAMETERS: Mapping[str, Shape] = {
     "odd field names": shape(**{"__proto__": {"polluted": True}, "7": "seven", "": "empty", "toJSON": "x"}),
     "null fields": shape(stop_sequences=None, temperature=None, system=None, metadata=None, thinking=None, tools=None),
     "several betas": shape(betas="context-1m-2025-08-07, my-own-beta-1,output-128k-2025-02-19"),
+    "betas that the program has too": shape(
+        betas="interleaved-thinking-2025-05-14,mid-conversation-tool-changes-2026-07-01,context-management-2025-06-27"
+    ),
 }  # fmt: skip
 
 MODELS: Mapping[str, Shape] = {

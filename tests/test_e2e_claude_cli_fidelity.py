@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
-from known_differences import PROGRAM_BETAS, expected_upstream, seen_upstream, written
+from known_differences import DIFFERENCES, DROPPED_BETAS, PROGRAM_BETAS, expected_upstream, seen_upstream, written
 from message_shapes import SHAPES, Shape
 from ways import only
 
@@ -14,6 +15,8 @@ from patchbay.testing.cluster import Cluster
 from patchbay_standin.testing import StandinProcess
 
 pytestmark = pytest.mark.timeout(60)
+
+DOCS = Path(__file__).parents[1] / "docs" / "clients" / "claude-cli.md"
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_the_upstream_gets_what_the_client_wrote(client: httpx.Client, upstream:
     request = only(upstream)
     assert written(seen_upstream(request.body)) == written(expected_upstream(dict(shape.body)))
     betas = request.headers["anthropic-beta"].split(",")
-    clients = [beta.strip() for beta in shape.betas.split(",")] if shape.betas else []
+    clients = [beta for each in shape.betas.split(",") if (beta := each.strip()) and beta not in DROPPED_BETAS]
     assert betas[len(betas) - len(clients) :] == clients
     assert set(betas[: len(betas) - len(clients)]) <= PROGRAM_BETAS
     assert request.headers["x-api-key"] == "sk-ant-made-up"
@@ -53,3 +56,9 @@ def test_the_program_knows_its_aliases(client: httpx.Client, upstream: StandinPr
     send(client, SHAPES["text"], model=f"cli/{alias}")
 
     assert only(upstream).model.startswith(model)
+
+
+def test_every_difference_is_in_the_docs() -> None:
+    words = " ".join(DOCS.read_text().split())
+    said = [difference.says for difference in DIFFERENCES]
+    assert [each for each in (*said, *sorted(PROGRAM_BETAS | DROPPED_BETAS)) if each not in words] == []

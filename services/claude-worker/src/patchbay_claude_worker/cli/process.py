@@ -73,6 +73,8 @@ class CliProcess:
         # What came together with a message that was waited for.
         self._unread: list[Message] = []
         self._elsewhere: set[Path] = set()
+        # The directory of a sign-in; empty: everything is in its home.
+        self._config = ""
         self._killed = False
 
     @classmethod
@@ -97,7 +99,9 @@ class CliProcess:
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
-        return cls(process, home, own_marker)
+        started = cls(process, home, own_marker)
+        started._config = command.environ.get("CLAUDE_CONFIG_DIR", "")
+        return started
 
     @property
     def pid(self) -> int:
@@ -263,6 +267,10 @@ class CliProcess:
         shutil.rmtree(self.home, ignore_errors=True)
         for path in self._elsewhere:
             path.unlink(missing_ok=True)
+        if self._config:
+            # It lists itself there, as a session that others may find, and one that is killed stays listed.
+            for path in Path(self._config, "sessions").glob(f"{self.pid}.*"):
+                path.unlink(missing_ok=True)
 
     async def _empty(self) -> None:
         try:

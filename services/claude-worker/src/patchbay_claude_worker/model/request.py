@@ -99,9 +99,8 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
         _MOST_MARKS_BESIDE_SYSTEM
     ):
         environment["DISABLE_PROMPT_CACHING"] = ""
-        if cache == "1h":
-            # A mark for an hour may not come after a shorter one, and the client's may follow in its messages.
-            environment["ENABLE_PROMPT_CACHING_1H"] = "1"
+        # As long as the client's: a longer mark may not come after a shorter one, and others are in tools and messages.
+        environment["ENABLE_PROMPT_CACHING_1H" if cache == "1h" else "FORCE_PROMPT_CACHING_5M"] = "1"
     environment["CLAUDE_CODE_EXTRA_BODY"] = msgspec.json.encode(extra).decode()
     ids = ("initialize", "settings")
     lines = (
