@@ -171,11 +171,12 @@ def test_a_failure_is_said_as_the_api_says_it(
     }
 
 
-@pytest.mark.parametrize(("cause", "status"), [("connection_failed", 503), ("timeout", 504)])
+@pytest.mark.parametrize(("cause", "status"), [("connection_failed", 502), ("timeout", 504)])
 def test_a_lost_connection_is_no_word_of_the_programs(cause: str, status: int) -> None:
     stream, _ = play(result("API Error: Unable to connect (ECONNREFUSED 10.0.0.1)", api_error=cause))
     assert stream.failure is not None
     assert (stream.failure.status, stream.failure.message) == (status, "The connection to the provider was lost.")
+    assert stream.failure.lost is (cause == "connection_failed")
 
 
 @pytest.mark.parametrize(
