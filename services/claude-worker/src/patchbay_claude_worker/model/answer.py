@@ -73,6 +73,7 @@ _STATUS_OF_TYPE = {kind: status for status, kind in _TYPE_OF_STATUS.items()}
 _NOT_SIGNED_IN = "authentication_failed"
 _NOT_RENEWED = "Could not refresh your login"
 _LOST = "connection_failed"
+_LOST_WORDS = "The connection to the provider was lost."
 _STATUS_OF_CAUSE = {_LOST: 502, "timeout": 504}
 
 
@@ -145,8 +146,9 @@ class AnswerStream:
     def _event(self, raw: msgspec.Raw) -> bytes:
         event = _decode_event(raw)
         if event.type == "message_start" and self.started:
-            # A second answer, which nobody asked for.
+            # A second answer, which nobody asked for: whoever reads this ends the process, and its request with it.
             self._broken = True
+            self.failure = Failure(502, "api_error", _LOST_WORDS, self._request_id, lost=True)
             return b""
         self.started = True
         frame = b"event: %s\ndata: %s\n\n" % (event.type.encode(), bytes(raw))
@@ -187,7 +189,7 @@ class AnswerStream:
         if result.api_error_status in _OWN_WORDS or not message:
             message = _OWN_WORDS.get(status, "The provider's answer broke off.")
         elif result.api_error in _STATUS_OF_CAUSE:
-            message = "The connection to the provider was lost."
+            message = _LOST_WORDS
         if status == 401 and self.refusal:
             message = self.refusal
         retry_after = None
