@@ -426,12 +426,15 @@ def _held(house: House) -> Held:
 async def test_five_hundred_requests_leave_nothing_behind(house: House, upstream: StandinProcess) -> None:
     await asyncio.gather(_many(house, "scripted/m", 8), _many(house, "cli/standin-json", 4))
     before = await settled(lambda: _held(house), quiet=1.0)
+    logged = len(house.worker.output())
     await _many(house, "scripted/m", 400)
     await _many(house, "cli/standin-json", 100)
     await eventually(lambda: (_held(house).processes, _held(house).entries) == (before.processes, before.entries))
     after = await settled(lambda: _held(house), quiet=1.0)
     # gRPC and its connections have some to come and go.
     assert after.files <= before.files + 4, (before, after)
+    # Not one start failed: gRPC's handlers around fork made one in fifteen end in a segmentation fault.
+    assert "claude_does_not_start" not in house.worker.output()[logged:]
 
 
 @pytest.fixture(scope="module")
