@@ -58,6 +58,22 @@ def cluster(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> 
         yield running
 
 
+@pytest.fixture(scope="module")
+def claude_cluster(standin: StandinProcess) -> Iterator[Cluster]:
+    """One edge and one claude-worker: the stand-in behind `claude` processes (`cli`), and without (`anthropic`)."""
+    upstream: Config = {"base_url": standin.url, "api_key": "sk-ant-made-up"}
+    pool: Config = {"min_spare": 2, "max_processes": 6}
+    config: Config = {
+        "backends": {
+            "default_backend": "cli",
+            "cli": {"kind": "claude-cli", **upstream, "pool": pool},
+            "anthropic": upstream,
+        }
+    }
+    with ValkeyProcess() as own_valkey, Cluster(config, redis_url=own_valkey.url, kinds=("claude-worker",)) as running:
+        yield running
+
+
 @pytest.fixture
 def valkey() -> Iterator[ValkeyProcess]:
     """A Valkey of the test's own, to pause or kill."""

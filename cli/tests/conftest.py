@@ -42,9 +42,13 @@ class Edge(BaseHTTPRequestHandler):
     def do_GET(self):
         backends = {{n: {{"kind": b.kind, "replicas": 1, "signed_in": b.signed_in, "detail": b.detail}}
                     for n, b in settings.enabled_backends().items()}}
-        self.send_response(200)
+        unable = os.environ.get("SMALL_UNABLE")
+        for backend in backends.values() if unable else ():
+            backend |= {{"signed_in": False, "detail": unable}}
+        self.send_response(503 if unable else 200)
         self.end_headers()
-        self.wfile.write(json.dumps({{"status": "ready", "backends": backends}}).encode())
+        status = {{"status": "unable", "detail": unable}} if unable else {{"status": "ready"}}
+        self.wfile.write(json.dumps({{**status, "backends": backends}}).encode())
     def log_message(self, *args):
         pass
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -31,6 +31,16 @@ def test_it_starts_says_so_and_leaves_nothing_behind(machine, number):
     assert machine.said().endswith("Stopped.\n")
 
 
+def test_a_backend_that_waits_for_its_sign_in_holds_up_nothing(machine):
+    """It is this system that the operator signs in through."""
+    process = machine.up("--backends.cli.kind=claude-cli", SMALL_UNABLE="not signed in: POST /auth/login")
+    assert "no: not signed in: POST /auth/login" in machine.said()
+    code, said = machine.run("status")
+    assert (code, "not ready: not signed in: POST /auth/login" in said) == (1, True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
 def test_services_stop_in_order(machine):
     process = machine.up()
     process.send_signal(signal.SIGINT)

@@ -35,6 +35,11 @@ class Readiness(msgspec.Struct, frozen=True):
     def ready(self) -> bool:
         return self.status == "ready"
 
+    @property
+    def up(self) -> bool:
+        """Whether everything runs, if only to tell the operator what a backend lacks, and to be signed in through."""
+        return self.status in ("ready", "unable")
+
 
 _decoder = msgspec.json.Decoder(Readiness)
 

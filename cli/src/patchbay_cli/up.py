@@ -98,7 +98,7 @@ class _System:
                 if process.state in ("BACKOFF", "FATAL", "EXITED"):
                     raise CommandFailed(self._failure(process.name))
             answer = readiness.ask(url)
-            if answer.ready:
+            if answer.up:
                 workers = asyncio.run(readiness.worker_addresses(self._plan.settings))
                 report.show(self._console, self._plan, answer.backends, workers)
                 return True

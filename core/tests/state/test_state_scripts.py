@@ -18,6 +18,11 @@ ALL = [
     scripts.ANNOUNCE,
     scripts.WITHDRAW,
     scripts.DIRECTORY,
+    scripts.ASK,
+    scripts.KEEP,
+    scripts.RESOLVE,
+    scripts.SWEEP,
+    scripts.FETCH,
 ]
 
 
@@ -30,7 +35,15 @@ async def test_the_server_knows_each_script_by_our_hash(redis, script):
 def test_keys_of_one_script_share_a_hash_tag():
     admission = [keys.CONNECTIONS, keys.PROBE, keys.concurrency("a{b}c"), keys.rate("a{b}c")]
     registry = [keys.WORKERS, keys.WORKERS_EXPIRY, keys.EDGES, keys.EDGES_EXPIRY, keys.REGISTRY_EPOCH]
+    permissions = [
+        keys.PERMISSION_REQUESTS,
+        keys.PERMISSION_LEASES,
+        keys.PERMISSIONS_RESOLVED,
+        keys.PERMISSIONS_RESOLVED_EXPIRY,
+        keys.PERMISSIONS_AUDIT,
+    ]
     assert {re.match(r"pb:\{(.+?)\}:", name)[1] for name in admission} == {"admission"}
+    assert {re.match(r"pb:\{(.+?)\}:", name)[1] for name in permissions} == {"permissions"}
     assert {re.match(r"pb:\{(.+?)\}:", name)[1] for name in registry} == {"registry"}
 
 

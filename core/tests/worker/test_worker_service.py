@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from patchbay.canonical import ChatEvent, ChatEvents, Error, Finished, Native, TextDelta
-from patchbay.errors import AUTHENTICATION, INTERNAL, PatchbayError, make_error
+from patchbay.errors import AUTHENTICATION, INTERNAL, INVALID_REQUEST, PatchbayError, make_error
 from patchbay.testing.eventually import eventually, settled, stays
 from patchbay.worker.service import Provider, ProviderService, SignIn
 from patchbay_proto.v1 import provider_pb2_grpc
@@ -23,6 +23,10 @@ from patchbay_proto.v1.provider_pb2 import (
     CountTokensResponse,
     Credential,
     ListModelsRequest,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
     Model,
     StatusRequest,
 )
@@ -91,6 +95,28 @@ class Scripted:
 
     async def aclose(self) -> None:
         return
+
+
+@dataclass
+class Account:
+    """A sign-in that takes one code."""
+
+    signed_in: bool = False
+
+    async def begin(self) -> LoginResponse:
+        return LoginResponse(login_id="l1", url="https://provider.test/page", signed_in=self.signed_in)
+
+    async def finish(self, login_id: str, code: str) -> LoginResponse:
+        if (login_id, code) != ("l1", "right"):
+            raise PatchbayError(make_error(AUTHENTICATION, "the code is wrong"))
+        self.signed_in = True
+        return LoginResponse(signed_in=True, detail="welcome")
+
+    async def forget(self) -> LogoutResponse:
+        if not self.signed_in:
+            raise PatchbayError(make_error(INVALID_REQUEST, "nobody is signed in"))
+        self.signed_in = False
+        return LogoutResponse(detail="good-bye")
 
 
 @dataclass
@@ -264,6 +290,53 @@ async def test_says_how_it_is() -> None:
         assert (status.worker_id, status.version, status.capacity) == ("w1", "1.2.3", 3)
         assert (status.in_flight, status.draining) == (1, False)
         assert [backend.name for backend in status.backends] == ["a"]
+
+
+# -- signing in -------------------------------------------------------------------------------------------------------
+
+
+async def test_signs_in_and_out() -> None:
+    account = Account()
+    async with serving(Scripted(sign_in=account)) as running:
+        begun = await running.stub.Login(LoginRequest(backend="a"))
+        assert begun == LoginResponse(login_id="l1", url="https://provider.test/page")
+        ended = await running.stub.Login(LoginRequest(backend="a", login_id=begun.login_id, code="right"))
+        assert ended == LoginResponse(signed_in=True, detail="welcome")
+        assert account.signed_in
+        assert await running.stub.Logout(LogoutRequest(backend="a")) == LogoutResponse(detail="good-bye")
+        assert not account.signed_in
+
+
+async def test_a_failed_sign_in_is_an_answer_and_its_code_in_no_log() -> None:
+    async with serving(Scripted(sign_in=Account())) as running:
+        with capture_logs() as lines:
+            refused = await running.stub.Login(LoginRequest(backend="a", login_id="l1", code=SECRET))
+            assert refused == LoginResponse(error=make_error(AUTHENTICATION, "the code is wrong"))
+            out = await running.stub.Logout(LogoutRequest(backend="a"))
+            assert out == LogoutResponse(error=make_error(INVALID_REQUEST, "nobody is signed in"))
+        assert SECRET not in json.dumps(lines, default=repr)
+
+
+@pytest.mark.parametrize(
+    ("backend", "draining", "code", "details"),
+    [
+        ("a", False, grpc.StatusCode.UNIMPLEMENTED, "the backend `a` has its credential in the configuration"),
+        ("b", False, grpc.StatusCode.UNAVAILABLE, "this worker does not serve the backend `b`"),
+        ("a", True, grpc.StatusCode.UNAVAILABLE, "this worker is draining"),
+    ],
+)
+async def test_where_nobody_can_sign_in(backend: str, draining: bool, code: grpc.StatusCode, details: str) -> None:
+    async with serving(Scripted()) as running:
+        running.service.draining = draining
+        for call in (
+            running.stub.Login(LoginRequest(backend=backend)),
+            running.stub.Login(LoginRequest(backend=backend, login_id="l1", code="c")),
+            running.stub.Logout(LogoutRequest(backend=backend)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is code
+            assert (caught.value.details() or "").startswith(details)
 
 
 async def test_draining_refuses_new_calls_and_lets_running_ones_end() -> None:

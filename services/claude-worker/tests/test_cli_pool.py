@@ -18,12 +18,16 @@ from patchbay.settings.claude_cli import Pool as PoolSettings
 from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.scripted_claude import ScriptedClaude
 from patchbay_claude_worker.cli import pool as pool_module
-from patchbay_claude_worker.cli.pool import Pool
+from patchbay_claude_worker.cli.pool import CommandFor, Pool
 from patchbay_claude_worker.cli.process import CliProcess
-from patchbay_claude_worker.cli.program import Command, find_program
+from patchbay_claude_worker.cli.program import Command, ProgramMissing, find_program
 from patchbay_claude_worker.model.command import command
 
 Start = Callable[..., Awaitable[Pool]]
+
+
+def command_of(claude: ScriptedClaude) -> CommandFor:
+    return lambda home: Command((find_program(claude.path),), {"PATH": os.environ["PATH"]}, str(home))
 
 
 @pytest.fixture
@@ -48,12 +52,9 @@ async def start(claude: ScriptedClaude, tmp_path: Path, monkeypatch: pytest.Monk
     lost: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
 
-    def scripted(home: Path) -> Command:
-        return Command((find_program(claude.path),), {"PATH": os.environ["PATH"]}, str(home))
-
-    async def begin(command_for: Callable[[Path], Command] = scripted, **options: object) -> Pool:
+    async def begin(command_for: CommandFor | None = None, **options: object) -> Pool:
         settings = PoolSettings.model_validate({"silence_seconds": 5, "acquire_timeout": 10, **options})
-        pool = Pool("x", settings, command_for)
+        pool = Pool("x", settings, command_for or command_of(claude))
         pools.append(pool)
         await pool.start()
         return pool
@@ -195,7 +196,8 @@ async def test_fifty_at_once_with_some_that_leave_lose_nothing_and_never_have_to
         nonlocal served
         await asyncio.sleep(chance.random() * 0.5)
         conversation = f"conversation-{number % 7}" if number % 3 == 0 else None
-        process = await pool.take(conversation)
+        # Some have one started for them alone.
+        process = await pool.take(conversation, command_of(claude) if number % 5 == 0 else None)
         assert process not in lent
         assert process.alive
         lent.add(process)
@@ -224,7 +226,9 @@ async def test_fifty_at_once_with_some_that_leave_lose_nothing_and_never_have_to
     assert left > 5
     assert served > 10
     for number in range(7):
-        pool.drop(f"conversation-{number}")
+        conversation = f"conversation-{number}"
+        if pool.keeps(conversation):
+            pool.give_back(await pool.take(conversation))
     await spares(pool, 2)
     await eventually(lambda: len(claude.running()) == 2)
     status = pool.status()
@@ -305,10 +309,61 @@ async def test_a_conversation_gets_its_own_process_again(start: Start) -> None:
     pool.give_back(other, keep_for="a")
     # There is one to a conversation: the later one.
     await eventually(lambda: not process.alive)
-    pool.drop("a")
-    pool.drop("a")
+    assert pool.keeps("a")
+    assert not pool.keeps("b")
+    assert not pool.keeps(None)
+    pool.give_back(await pool.take("a"))
+    assert not pool.keeps("a")
     await eventually(lambda: not other.alive)
     assert pool.status().idle == 0
+
+
+async def test_who_needs_a_process_of_its_own_gets_one_in_place_of_a_spare(
+    claude: ScriptedClaude, start: Start
+) -> None:
+    pool = await start(min_spare=2, max_processes=2)
+    await spares(pool, 2)
+    homes: list[Path] = []
+
+    def command_for(home: Path) -> Command:
+        homes.append(home)
+        return command_of(claude)(home)
+
+    one, two = await asyncio.gather(pool.take(None, command_for), pool.take(None, command_for))
+    assert {one.home, two.home} == set(homes)
+    assert len(claude.starts()) == 4
+    # A spare that comes back is nothing for who waits for its own.
+    third = asyncio.create_task(pool.take(None, command_for))
+    await eventually(lambda: pool.status().waiting == 1)
+    pool.give_back(one)
+    assert (await third).home == homes[2]
+    pool.give_back(two)
+    pool.give_back(await third)
+
+
+async def test_who_leaves_takes_the_process_of_its_own_along(claude: ScriptedClaude, start: Start) -> None:
+    claude.plan(start_delay=0.2)
+    pool = await start(min_spare=0, max_processes=1)
+    waiting = asyncio.create_task(pool.take(None, command_of(claude)))
+    await eventually(lambda: len(claude.starts()) == 1)
+    waiting.cancel()
+    await eventually(lambda: pool.status().retired == 1)
+    assert (pool.status().spare, pool.status().busy, pool.status().waiting) == (0, 0, 0)
+    pool.give_back(await pool.take())
+
+
+async def test_a_process_of_its_own_that_does_not_start_is_said_at_once(claude: ScriptedClaude, start: Start) -> None:
+    pool = await start(min_spare=1, max_processes=3)
+    await spares(pool, 1)
+
+    def command_for(_: Path) -> Command:
+        raise ProgramMissing("there is no claude program here")
+
+    with pytest.raises(PatchbayError, match="there is no claude program here"):
+        await pool.take(None, command_for)
+    # It was that one's own trouble, or is over: the others have their spares.
+    await eventually(lambda: not pool.trouble)
+    pool.give_back(await pool.take())
 
 
 async def test_a_conversation_whose_process_has_died_gets_another(start: Start) -> None:

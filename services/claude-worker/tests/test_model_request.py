@@ -60,8 +60,8 @@ def test_who_streams(value: object, stream: bool) -> None:
     [
         ("Be brief.", "Be brief.", False),
         (None, "", False),
-        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], ["a", "b"], False),
-        ([{"type": "text", "text": "a", "cache_control": MARK}], ["a"], True),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\n\nb", False),
+        ([{"type": "text", "text": "a", "cache_control": MARK}], "a", True),
     ],
 )
 def test_the_system_prompt_goes_the_programs_own_way(system: object, prompt: object, cached: bool) -> None:

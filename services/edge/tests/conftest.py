@@ -38,6 +38,25 @@ class RunningEdge:
         """Ends a worker as its death would, with all its calls."""
         await self.workers[worker.id].stop(None)
 
+    async def announce(self, worker: ScriptedWorker) -> None:
+        """Has a worker say anew what it is, and this edge hear it."""
+        await Announcer(self.edge.redis, worker.record, ttl=60, timeout=2).announce_now()
+        await self.edge.directory.refresh()
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of one more edge before the same workers."""
+        server = server_of(Edge(self.edge.settings))
+        serving = asyncio.create_task(server.serve())
+        await eventually(lambda: server.started or serving.done())
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(serving, 10)
+
     async def idle(self) -> None:
         """Waits until no request runs and every lease and call is given back."""
         await eventually(lambda: not self.edge.gateway.running and not self.edge.admission.held)

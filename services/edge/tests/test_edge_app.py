@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from patchbay.canonical import ChatEvent, Usage
+from patchbay.state.registry import BackendRecord
 from patchbay.testing.eventually import eventually
 from patchbay.testing.worker import BLOCK, FINISHED, STARTED, ScriptedWorker, answer, text
 from patchbay_proto.v1.provider_pb2 import Credential, Model
@@ -48,6 +49,44 @@ async def test_is_ready_once_every_backend_has_a_worker(start_edge: StartEdge) -
         assert (response.status_code, response.json()["status"]) == (200, "ready")
         assert response.json()["backends"]["one"]["replicas"] == 2
         assert (await running.client.head("/ready")).status_code == 200
+
+
+async def test_is_not_ready_while_no_replica_of_a_backend_can_answer(start_edge: StartEdge) -> None:
+    def says(*, signed_in: bool, detail: str) -> list[BackendRecord]:
+        return [BackendRecord("cli", "claude-cli", "", signed_in, detail)]
+
+    missing = "the claude program is missing: pip install claude-agent-sdk"
+    one, two = (ScriptedWorker([answer("x")], records=says(signed_in=False, detail=missing)) for _ in range(2))
+    backends = {"cli": {"kind": "claude-cli", "api_key": "sk-ant-1"}, "default_backend": "cli"}
+    async with start_edge(one, two, backends=backends) as running:
+        response = await running.client.get("/ready")
+        body = response.json()
+        assert (response.status_code, body["status"], body["detail"]) == (503, "unable", f"cli: {missing}")
+        described = body["backends"]["cli"]
+        assert (described["replicas"], described["signed_in"], described["detail"]) == (2, False, missing)
+        one.records = says(signed_in=True, detail="")
+        await running.announce(one)
+        response = await running.client.get("/ready")
+        body = response.json()
+        assert (response.status_code, body["status"]) == (200, "ready")
+        assert "detail" not in body
+        described = body["backends"]["cli"]
+        assert (described["signed_in"], described["detail"]) == (True, f"1 of 2 replicas: {missing}")
+
+
+async def test_one_backend_that_cannot_answer_takes_no_edge_from_the_others(start_edge: StartEdge) -> None:
+    detail = "not signed in: POST /auth/login"
+    records = [BackendRecord("cli", "claude-cli", "", signed_in=False, detail=detail)]
+    backends = {
+        "cli": {"kind": "claude-cli", "credentials": "signed_in", "config_dir": "/c"},
+        "one": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1"},
+        "default_backend": "one",
+    }
+    async with start_edge(ScriptedWorker([answer("x")], records=records), worker("one"), backends=backends) as running:
+        response = await running.client.get("/ready")
+        body = response.json()
+        assert (response.status_code, body["status"], body["detail"]) == (200, "ready", f"cli: {detail}")
+        assert body["backends"]["cli"]["signed_in"] is False
 
 
 @pytest.mark.parametrize(
@@ -111,7 +150,7 @@ async def test_lists_models_in_the_clients_shape(start_edge: StartEdge) -> None:
         assert [model["id"] for model in listed["data"]] == ["m-1", "alias", "two/m-1"]
         assert listed["data"][2] == {"id": "two/m-1", "object": "model", "created": 1, "owned_by": "two"}
         under_sdk = (await running.client.get("/sdk/v1/models")).json()
-        assert [model["id"] for model in under_sdk["data"]] == ["m-1", "alias", "sdk-only", "two/m-1"]
+        assert [model["id"] for model in under_sdk["data"]] == ["sdk-only", "one/m-1"]
         headers = {"anthropic-version": "2023-06-01"}
         listed = (await running.client.get("/api/v1/models", headers=headers)).json()
         assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "m-1", "two/m-1")
@@ -125,6 +164,29 @@ async def test_lists_models_in_the_clients_shape(start_edge: StartEdge) -> None:
         assert one["id"] == "two/m-1"
         # Each backend was asked once for all of these.
         assert len(both.list_requests) == 2
+
+
+async def test_lists_models_under_sdk_and_without_the_version(start_edge: StartEdge) -> None:
+    backends = {**TWO, "model": {"kind": "claude-cli"}, "agent": {"kind": "claude-cli", "mode": "agent", "cwd": "/"}}
+    all_of_them = worker("one", "two", "model", "agent", models=("m",))
+    async with start_edge(all_of_them, backends=backends) as running:
+        for path in ("/sdk/v1/models", "/sdk/models"):
+            listed = (await running.client.get(path)).json()
+            assert [model["id"] for model in listed["data"]] == ["model/m", "m"]
+            assert [model["owned_by"] for model in listed["data"]] == ["model", "agent"]
+        headers = {"anthropic-version": "2023-06-01"}
+        assert (await running.client.get("/sdk/models", headers=headers)).json()["first_id"] == "model/m"
+        whole = (await running.client.get("/api/v1/models")).json()
+        assert (await running.client.get("/api/models")).json() == whole
+        assert len(whole["data"]) == 4
+        assert (await running.client.get("/models")).status_code == 404
+
+
+async def test_without_a_claude_cli_backend_sdk_has_no_models(start_edge: StartEdge) -> None:
+    async with start_edge(worker("one"), backends=TWO) as running:
+        response = await running.client.get("/sdk/models")
+        assert response.status_code == 404
+        assert "kind: claude-cli" in response.json()["error"]["message"]
 
 
 async def test_a_key_is_wanted_for_the_list_as_well(start_edge: StartEdge) -> None:

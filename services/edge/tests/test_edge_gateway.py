@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from patchbay.canonical import BlockStop, ChatEvent, Head, Usage, Warning
 from patchbay.errors import OVERLOADED, RATE_LIMITED, UPSTREAM, make_error
+from patchbay.state.registry import BackendRecord
 from patchbay.testing.eventually import eventually, settled
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.testing.worker import (
@@ -97,6 +99,48 @@ async def test_answers_in_both_dialects(start_edge: StartEdge, prefix: str) -> N
             assert "hello" in streamed.text
 
 
+@pytest.mark.parametrize("path", [ANTHROPIC, OPENAI, COUNT])
+async def test_claude_code_answers_under_sdk(start_edge: StartEdge, path: str) -> None:
+    backends = {
+        "api": {"kind": "openai-compatible", "base_url": "http://api.test"},
+        "agent": {"kind": "claude-cli", "mode": "agent", "cwd": "/"},
+        "default_backend": "api",
+    }
+    worker = ScriptedWorker([answer("x")], backends=[("api", ""), ("agent", "")])
+    async with start_edge(worker, backends=backends) as running:
+        for prefix, backend in (("/sdk", "agent"), ("/api", "api")):
+            response = await running.client.post(prefix + path, json={**CHAT, "model": "sonnet"})
+            assert (response.status_code, response.headers["x-patchbay-backend"]) == (200, backend)
+        seen = [(request.backend, request.model) for request in [*worker.requests, *worker.count_requests]]
+        assert seen == [("agent", "sonnet"), ("api", "sonnet")]
+
+
+@pytest.mark.parametrize("path", [ANTHROPIC, OPENAI, COUNT])
+async def test_without_claude_code_sdk_says_how_to_have_it(start_edge: StartEdge, path: str) -> None:
+    async with start_edge(ScriptedWorker([answer("x")])) as running:
+        response = await running.client.post("/sdk" + path, json=CHAT)
+        assert response.status_code == 404
+        kind, message = shape(path, response.content)
+        assert kind == "not_found_error"
+        assert "kind: claude-cli" in message
+
+
+@pytest.mark.parametrize(
+    ("user", "session"),
+    [
+        ('{"device_id":"d","account_uuid":"","session_id":"0b4c"}', "0b4c"),
+        ("user_1_account__session_8f14e45f-ceea-467f-a9d3-0a1b2c3d4e5f", "8f14e45f-ceea-467f-a9d3-0a1b2c3d4e5f"),
+        ("alice", ""),
+        ("", ""),
+    ],
+)
+async def test_a_users_name_names_no_conversation(start_edge: StartEdge, user: str, session: str) -> None:
+    worker = ScriptedWorker([answer("x")])
+    async with start_edge(worker) as running:
+        await running.client.post(ANTHROPIC, json={**CHAT, "metadata": {"user_id": user}})
+        assert worker.requests[0].session_id == session
+
+
 async def test_passes_what_the_worker_needs(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("x")])
     async with start_edge(worker, security=KEYS) as running:
@@ -116,6 +160,26 @@ async def test_passes_what_the_worker_needs(start_edge: StartEdge) -> None:
         assert not sent.HasField("credential")
         assert sent.chat.messages[0].blocks[0].text.text == "the words of the user"
         assert b"pb-secret" not in sent.SerializeToString()
+
+
+async def test_a_session_is_its_callers_own(start_edge: StartEdge) -> None:
+    agent = {"kind": "claude-cli", "mode": "agent", "cwd": "/"}
+    records = [BackendRecord("agent", "claude-cli", "", signed_in=True, mode="agent")]
+    workers = [ScriptedWorker([answer("x")], records=records) for _ in range(3)]
+    keys = [{"id": f"k{number}", "key": f"key-{number}"} for number in range(8)]
+    backends = {"agent": agent, "default_backend": "agent"}
+    async with start_edge(*workers, backends=backends, security={"api_keys": keys}) as running:
+        for _ in range(3):
+            for key in keys:
+                headers = {"x-api-key": key["key"], "x-patchbay-session": "main"}
+                response = await running.client.post("/sdk" + ANTHROPIC, json=CHAT, headers=headers)
+                assert response.status_code == 200
+    places = [Counter(request.caller.key_id for request in worker.requests) for worker in workers]
+    # Each caller's session has one place; eight callers' are not all at the same.
+    assert sum(places, Counter()) == {key["id"]: 3 for key in keys}
+    assert {count for place in places for count in place.values()} == {3}
+    assert len([place for place in places if place]) > 1
+    assert {request.session_id for worker in workers for request in worker.requests} == {"main"}
 
 
 async def test_native_bodies_travel_as_they_are(start_edge: StartEdge) -> None:
@@ -169,24 +233,25 @@ async def test_bad_requests_are_said_in_the_clients_dialect(
 
 @BOTH
 @pytest.mark.parametrize(
-    ("status", "step"),
+    ("status", "step", "retry_after"),
     [
-        (429, failed(make_error(RATE_LIMITED, "slow down", retry_after=30))),
-        (503, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (502, [ChatEvent(head=Head(status=200)), STARTED, *failed(make_error(UPSTREAM, "broken"))]),
+        (429, failed(make_error(RATE_LIMITED, "slow down", retry_after=30)), "30"),
+        # A worker, or its pool of processes, that is full.
+        (503, grpc.StatusCode.RESOURCE_EXHAUSTED, "3"),
+        (503, failed(make_error(OVERLOADED, "every process is busy", retry_after=7)), "7"),
+        (502, [ChatEvent(head=Head(status=200)), STARTED, *failed(make_error(UPSTREAM, "broken"))], None),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_failure_before_the_content_is_a_status(
-    start_edge: StartEdge, path: str, status: int, step: Step, stream: bool
+    start_edge: StartEdge, path: str, status: int, step: Step, retry_after: str | None, stream: bool
 ) -> None:
     async with start_edge(ScriptedWorker([[step]])) as running:
         response = await running.client.post(path, json=STREAM if stream else CHAT)
         # The Messages API says overload in its own way.
-        assert response.status_code in ((status, 529) if "messages" in path else (status,))
+        assert response.status_code == (529 if status == 503 and path == ANTHROPIC else status)
         shape(path, response.content)
-        if status == 429:
-            assert response.headers["retry-after"] == "30"
+        assert response.headers.get("retry-after") == retry_after
 
 
 @BOTH

@@ -14,7 +14,8 @@ KEYS = {"api_keys": [{"id": "boss", "key": "boss-key", "operator": True}, {"id":
 
 
 def request(*, host: str = "127.0.0.1", **headers: str) -> Request:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    named = {"host": "127.0.0.1:8000", **headers}
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()]
     return Request({"type": "http", "method": "POST", "path": "/", "headers": raw, "client": (host, 1)})
 
 
@@ -40,6 +41,13 @@ def test_a_wrong_key_is_no_key_where_one_is_required() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_without_keys_whoever_sits_at_this_machine_is_the_operator(host: str) -> None:
     require_operator(callers(), request(host=host))
+
+
+def test_a_web_page_whose_name_leads_here_is_not() -> None:
+    rebound = request()
+    rebound.scope["headers"] = [(b"host", b"evil.example:8000")]
+    with pytest.raises(PatchbayError, match="call from this machine itself"):
+        require_operator(callers(), rebound)
 
 
 @pytest.mark.parametrize("elsewhere", [request(host="10.0.0.7"), request(x_forwarded_for="10.0.0.7")])

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from patchbay.errors import UNAVAILABLE, Error, PatchbayError
-from patchbay.state.registry import WorkerRecord
+from patchbay.state.registry import BackendRecord, PoolRecord, WorkerRecord
 from patchbay.testing import virtual_time
 from patchbay.testing.worker import ScriptedWorker
 from patchbay_edge import picking
@@ -147,3 +147,131 @@ async def test_connections_to_workers_that_are_gone_are_closed() -> None:
     directory.change(one)
     assert connections.get(two.address) is not busy
     await connections.aclose()
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+def pooled(
+    name: str,
+    *,
+    spare: int = 0,
+    busy: int = 0,
+    waiting: int = 0,
+    most: int = 10,
+    mode: str = "model",
+    signed_in: bool = True,
+) -> WorkerRecord:
+    pool = PoolRecord(spare=spare, busy=busy, max=most, waiting=waiting)
+    record = BackendRecord("a", "claude-cli", "", signed_in, mode=mode, pool=pool)
+    return ScriptedWorker([], id=name, address=f"{name}.test:1", records=[record]).record()
+
+
+async def test_a_replica_with_a_process_to_spare() -> None:
+    chosen, _ = picker(pooled("spare", spare=1, busy=9), pooled("none", busy=1), pooled("neither"))
+    assert await picks(chosen) == {"spare": 200}
+
+
+async def test_without_spares_where_the_fewest_run_and_wait_for_their_number() -> None:
+    full, small = pooled("full", busy=10, waiting=5), pooled("small", busy=3, most=4)
+    chosen, directory = picker(full, small, pooled("large", busy=6))
+    assert await picks(chosen) == {"large": 200}
+    directory.change(full, small)
+    assert await picks(chosen) == {"small": 200}
+    directory.change(full, pooled("as-full", busy=10, waiting=5))
+    assert min((await picks(chosen)).values()) > 50
+
+
+async def test_of_many_spares_not_always_the_same() -> None:
+    chosen, _ = picker(*(pooled(f"w{number}", spare=1, busy=number // 4) for number in range(5)), pooled("none"))
+    assert (await picks(chosen)).keys() == {"w0", "w1", "w2", "w3"}
+
+
+async def test_a_burst_takes_each_spare_once_though_no_heartbeat_tells_of_it() -> None:
+    directory = KnownWorkers(pooled("one", spare=3), pooled("two", spare=2, busy=1), pooled("none", busy=2))
+    connections = Connections()
+    chosen = Picker(directory, connections)  # type: ignore[arg-type]
+
+    async def burst(size: int) -> Counter[str]:
+        seen: Counter[str] = Counter()
+        for _ in range(size):
+            found = await chosen.pick("a")
+            connections.get(found.address).chats["a"] += 1
+            seen[found.id] += 1
+        return seen
+
+    assert await burst(5) == {"one": 3, "two": 2}
+    # The next heartbeat counts them, and they are not counted twice.
+    directory.change(pooled("one", spare=1, busy=3), pooled("two", busy=3), pooled("none", busy=3))
+    assert await burst(1) == {"one": 1}
+    # Chats of another backend take none of these processes.
+    connections.get("one.test:1").chats["b"] += 50
+    directory.change(pooled("one", spare=1, busy=4), pooled("two", busy=3), pooled("none", busy=3))
+    assert await burst(1) == {"one": 1}
+    await connections.aclose()
+
+
+async def test_a_replica_that_cannot_answer_only_when_none_can() -> None:
+    out, able = pooled("out", spare=9, signed_in=False), pooled("able", busy=10, waiting=9)
+    chosen, directory = picker(out, able)
+    assert await picks(chosen) == {"able": 200}
+    assert not chosen.has_other("a", ["able"])
+    # Rather once more where an answer is possible than where it is not.
+    assert await picks(chosen, avoid=["able"]) == {"able": 200}
+    directory.change(out)
+    assert await picks(chosen) == {"out": 200}
+
+
+async def meeting(chosen: Picker, conversation: str, *, avoid: Sequence[str] = ()) -> str:
+    """The one replica of a conversation."""
+    found = {(await chosen.pick("a", conversation=conversation, avoid=avoid)).id for _ in range(20)}
+    assert len(found) == 1
+    return found.pop()
+
+
+def agents(*names: str) -> list[WorkerRecord]:
+    # Spares and load say nothing against the place where a conversation's process is.
+    return [pooled(name, spare=number, busy=3 * number, mode="agent") for number, name in enumerate(names)]
+
+
+async def test_an_agents_conversation_stays_at_one_replica_through_any_edge() -> None:
+    one, directory = picker(*agents("w0", "w1", "w2"))
+    other, _ = picker(*agents("w2", "w1", "w0"))
+    conversations = [f"2:k1{number}" for number in range(60)]
+    before = {name: await meeting(one, name) for name in conversations}
+    assert {name: await meeting(other, name) for name in conversations} == before
+    assert min(Counter(before.values()).values()) > 8
+    # When a replica goes, only its own conversations move.
+    directory.change(*agents("w0", "w2"))
+    after = {name: await meeting(one, name) for name in conversations}
+    assert {name for name in conversations if after[name] != before[name]} == {
+        name for name in conversations if before[name] == "w1"
+    }
+
+
+async def test_an_agents_conversation_goes_where_it_can() -> None:
+    records = agents("w0", "w1", "w2")
+    chosen, directory = picker(*records)
+    first = await meeting(chosen, "c")
+    second = await meeting(chosen, "c", avoid=[first])
+    assert second != first
+    chosen.quarantine(next(record for record in records if record.id == first))
+    assert await meeting(chosen, "c") == second
+    directory.change(*(record for record in records if record.id != second), pooled(second, mode="agent"))
+    assert await meeting(chosen, "c") == second
+    directory.change(*records[:2], pooled("w2", mode="agent", signed_in=False))
+    assert {await meeting(chosen, f"c{number}") for number in range(20)} <= {"w0", "w1"}
+
+
+@pytest.mark.parametrize("mode", ["model", "agent"])
+async def test_only_an_agents_named_conversation_has_a_place(mode: str) -> None:
+    chosen, _ = picker(pooled("one", spare=1, mode=mode), pooled("two", spare=1, mode=mode))
+    conversation = "" if mode == "agent" else "c"
+    found = Counter([(await chosen.pick("a", conversation=conversation)).id for _ in range(200)])
+    assert min(found.values()) > 50
+
+
+async def test_a_conversation_is_nothing_to_other_kinds() -> None:
+    chosen, _ = picker(worker("one"), worker("two"))
+    found = Counter([(await chosen.pick("a", conversation="c")).id for _ in range(200)])
+    assert min(found.values()) > 50

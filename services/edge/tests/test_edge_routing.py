@@ -77,7 +77,48 @@ def test_without_any_backend_no_model_is_known() -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "aliases"),
-    [("", ["opus", "claude-3", "exact", "own"]), ("/sdk", ["only-sdk", "opus", "claude-3", "exact", "own"])],
+    [("", ["opus", "claude-3", "exact", "own"]), ("/sdk", ["only-sdk"])],
 )
 def test_lists_what_routes_name_exactly(prefix: str, aliases: list[str]) -> None:
     assert router().aliases(prefix) == aliases
+
+
+# -- /sdk -------------------------------------------------------------------------------------------------------------
+
+MODEL = {"kind": "claude-cli"}
+AGENT = {"kind": "claude-cli", "mode": "agent", "cwd": "/work"}
+OTHER = {"kind": "openai-compatible", "base_url": "http://other.test"}
+
+
+@pytest.mark.parametrize(
+    ("backends", "found"),
+    [
+        ({"other": OTHER, "model": MODEL, "agent": AGENT, "default_backend": "model"}, "model"),
+        ({"other": OTHER, "model": MODEL, "agent": AGENT, "second": AGENT, "default_backend": "other"}, "agent"),
+        ({"other": OTHER, "model": MODEL, "second": MODEL, "default_backend": "other"}, "model"),
+    ],
+)
+def test_under_sdk_a_claude_cli_backend_answers(backends: dict[str, object], found: str) -> None:
+    # Routes without a prefix are for the other paths.
+    known = router([{"match": "*", "backend": "other"}], backends)
+    assert [target.backend.name for target in known.targets("/sdk", "m")] == [found]
+    assert [target.backend.name for target in known.targets("/sdk", "other/m")] == ["other"]
+    assert [target.backend.name for target in known.targets("/api", "m")] == ["other"]
+    assert [backend.kind for backend in known.offered("/sdk")] == ["claude-cli"] * (len(backends) - 2)
+
+
+def test_a_route_of_the_prefix_decides_under_sdk() -> None:
+    backends = {"other": OTHER, "model": MODEL, "agent": AGENT, "default_backend": "other"}
+    known = router([{"match": "m", "prefix": "/sdk", "backend": "other", "fallbacks": ["model"]}], backends)
+    assert [target.backend.name for target in known.targets("/sdk", "m")] == ["other", "model"]
+    assert [target.backend.name for target in known.targets("/sdk", "n")] == ["agent"]
+    assert [backend.name for backend in known.offered("/sdk")] == ["other", "model", "agent"]
+
+
+def test_without_a_claude_cli_backend_sdk_says_how_to_have_one() -> None:
+    known = router([{"match": "*", "backend": "other"}], {"other": OTHER, "default_backend": "other"})
+    for ask in (lambda: known.targets("/sdk", "m"), lambda: known.offered("/sdk")):
+        with pytest.raises(PatchbayError, match="kind: claude-cli, mode: agent") as caught:
+            ask()
+        assert caught.value.error.code == NOT_FOUND
+    assert [target.backend.name for target in known.targets("/sdk", "other/m")] == ["other"]

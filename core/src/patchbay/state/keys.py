@@ -36,6 +36,29 @@ REGISTRY_EPOCH: Final = "pb:{registry}:epoch"
 REGISTRY_CHANGED: Final = "pb:registry:changed"
 """Pub/sub channel, no key: `announced <id>` or `withdrawn <id>`. Owner: `registry`."""
 
+PERMISSION_REQUESTS: Final = "pb:{permissions}:requests"
+"""Hash: request id -> the pending request, its lines as `ask_v1.lua` writes them. TTL 86,400 s beyond the longest wait,
+renewed by every request and every renewed lease. Owner: `permissions`."""
+
+PERMISSION_LEASES: Final = "pb:{permissions}:leases"
+"""Sorted set: request id -> when the lease of the one who asks ends (ms). TTL as above. Owner: `permissions`."""
+
+PERMISSIONS_RESOLVED: Final = "pb:{permissions}:resolved"
+"""Hash: request id -> the resolved request with its decision, its lines as `resolve_v1.lua` writes them. Each is
+dropped after 600 s. TTL 1,200 s, renewed by every answer. Owner: `permissions`."""
+
+PERMISSIONS_RESOLVED_EXPIRY: Final = "pb:{permissions}:resolved:expiry"
+"""Sorted set: request id -> when its answer is dropped (ms). TTL 1,200 s, renewed by every answer. Owner:
+`permissions`."""
+
+PERMISSIONS_AUDIT: Final = "pb:{permissions}:audit"
+"""Stream of what was asked and how it was resolved, about the last 10,000 of it: `event` (`asked` or `resolved`),
+`request` (JSON, without the tool's input) and `verdict` (JSON). TTL 30 days, renewed by every entry. Owner:
+`permissions`."""
+
+PERMISSIONS_CHANGED: Final = "pb:permissions:changed"
+"""Pub/sub channel, no key: `asked <request id>` or `resolved <request id>`. Owner: `permissions`."""
+
 _CONCURRENCY_PREFIX: Final = "pb:{admission}:concurrency:"
 
 CONCURRENCY_PATTERN: Final = _CONCURRENCY_PREFIX + "*"
@@ -57,3 +80,26 @@ def rate(key_id: str) -> str:
     """String `<microseconds>:<level>`: the request-rate bucket of this API key. TTL 120 s, twice what a full bucket
     takes to drain. Owner: `admission`."""
     return "pb:{admission}:rate:" + key_id
+
+
+def conversation(conversation_id: str) -> str:
+    """Hash: `turn` -> how many turns it has had, `record` -> `ConversationRecord` as JSON. TTL 86,400 s, renewed by
+    every turn. Owner: `conversations`."""
+    return f"pb:{{conversation:{conversation_id}}}"
+
+
+def transcripts(session_id: str) -> str:
+    """Set: the names of the transcripts that an agent's session has, its subagents' too. TTL 86,400 s, renewed by every
+    entry. Owner: `conversations`."""
+    return f"pb:{{session:{session_id}}}:transcripts"
+
+
+def transcript(session_id: str, name: str) -> str:
+    """List: the entries of one transcript, each as JSON. TTL 86,400 s, renewed by every entry. Owner:
+    `conversations`."""
+    return f"pb:{{session:{session_id}}}:transcript:{name}"
+
+
+def transcript_ids(session_id: str, name: str) -> str:
+    """Set: the ids of the entries in one transcript. TTL 86,400 s, renewed by every entry. Owner: `conversations`."""
+    return f"pb:{{session:{session_id}}}:transcript-ids:{name}"

@@ -53,6 +53,13 @@ GAUGE = load("gauge_v1")
 ANNOUNCE = load("announce_v1")
 WITHDRAW = load("withdraw_v1")
 DIRECTORY = load("directory_v1")
+TRANSCRIPT_APPEND = load("transcript_append_v1")
+CONVERSATION_SAVE = load("conversation_save_v1")
+ASK = load("ask_v1")
+KEEP = load("keep_v1")
+RESOLVE = load("resolve_v1")
+SWEEP = load("sweep_v1")
+FETCH = load("fetch_v1")
 
 
 def is_refused(error: object) -> bool:

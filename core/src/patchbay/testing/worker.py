@@ -15,12 +15,19 @@ from patchbay.state.registry import BackendRecord, WorkerRecord
 from patchbay.testing.eventually import hold
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
+    BackendStatus,
     ChatRequest,
     CountTokensRequest,
     CountTokensResponse,
     ListModelsRequest,
     ListModelsResponse,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
     Model,
+    StatusRequest,
+    StatusResponse,
 )
 
 STARTED = ChatEvent(started=Started(id="answer-1", model="upstream-model"))
@@ -65,6 +72,9 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
         cancelled: How many the edge gave up.
         played: The steps so far, of all of them.
         counts: The answer to token counts; a status refuses them.
+        records: What it says of its backends in the registry, where `backends` does not say enough.
+        statuses: What it says of them when it is asked; a status refuses, an event holds the answer up.
+        logins: Its answers to logins, the next one for each; a status refuses.
     """
 
     scripts: list[Sequence[Step]]
@@ -73,10 +83,17 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
     capacity: int = 100
     counts: CountTokensResponse | grpc.StatusCode = field(default_factory=lambda: CountTokensResponse(input_tokens=7))
     models: Sequence[Model] = ()
+    records: Sequence[BackendRecord] = ()
+    statuses: Sequence[BackendStatus] | grpc.StatusCode | asyncio.Event = ()
+    logins: list[LoginResponse | grpc.StatusCode] = field(default_factory=list)
+    logout: LogoutResponse | grpc.StatusCode = field(default_factory=LogoutResponse)
+    draining: bool = False
     address: str = ""
     requests: list[ChatRequest] = field(default_factory=list)
     count_requests: list[CountTokensRequest] = field(default_factory=list)
     list_requests: list[ListModelsRequest] = field(default_factory=list)
+    login_requests: list[LoginRequest] = field(default_factory=list)
+    logout_requests: list[LogoutRequest] = field(default_factory=list)
     running: int = 0
     cancelled: int = 0
     played: int = 0
@@ -91,8 +108,9 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
             started_at=0.0,
             capacity=self.capacity,
             in_flight=in_flight,
-            draining=False,
-            backends=tuple(
+            draining=self.draining,
+            backends=tuple(self.records)
+            or tuple(
                 BackendRecord(name=name, kind="openai-compatible", dialect=dialect, signed_in=True)
                 for name, dialect in self.backends
             ),
@@ -133,6 +151,37 @@ class ScriptedWorker(provider_pb2_grpc.ProviderServicer):
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         self.list_requests.append(request)
         return ListModelsResponse(models=[model for model in self.models if model.backend == request.backend])
+
+    async def Status(self, request: StatusRequest, context: Context) -> StatusResponse:  # noqa: N802
+        if isinstance(self.statuses, grpc.StatusCode):
+            await context.abort(self.statuses, "refused")
+            raise AssertionError("abort raises")
+        if isinstance(self.statuses, asyncio.Event):
+            await self.statuses.wait()
+            return StatusResponse(worker_id=self.id)
+        return StatusResponse(
+            worker_id=self.id,
+            version="0",
+            backends=self.statuses,
+            capacity=self.capacity,
+            in_flight=self.running,
+            draining=self.draining,
+        )
+
+    async def Login(self, request: LoginRequest, context: Context) -> LoginResponse:  # noqa: N802
+        self.login_requests.append(request)
+        response = self.logins.pop(0)
+        if isinstance(response, grpc.StatusCode):
+            await context.abort(response, "there is nothing to sign in to")
+            raise AssertionError("abort raises")
+        return response
+
+    async def Logout(self, request: LogoutRequest, context: Context) -> LogoutResponse:  # noqa: N802
+        self.logout_requests.append(request)
+        if isinstance(self.logout, grpc.StatusCode):
+            await context.abort(self.logout, "there is nothing to sign out of")
+            raise AssertionError("abort raises")
+        return self.logout
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[grpc.aio.Server]:

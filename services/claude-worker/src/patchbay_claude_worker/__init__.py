@@ -2,7 +2,6 @@
 
 import os
 
-# gRPC's handlers around fork start its threads again in the child, where they die of a segmentation fault before the
-# child has become what it is to be: one start in fifteen under traffic. Nothing here forks but to start a program.
-# Read when gRPC begins: https://github.com/grpc/grpc/blob/master/doc/fork_support.md
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+# This worker starts programs. gRPC's own handlers of a fork run in what is to become the program, where some of them
+# crash it before it is one: https://github.com/grpc/grpc/blob/master/doc/fork_support.md
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -18,17 +18,20 @@ from patchbay.errors import INTERNAL, PatchbayError, code_of_status, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
+from patchbay.state.permissions import Permissions
 from patchbay.state.registry import Announcer, Directory, EdgeRecord
 from patchbay.telemetry import metrics
-from patchbay_edge import catalog
+from patchbay_edge import catalog, permissions
+from patchbay_edge.auth import auth_router
 from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
-from patchbay_edge.endpoints import Endpoints, dialect_of
+from patchbay_edge.endpoints import API_PREFIX, SDK_PREFIX, Endpoints, dialect_of
 from patchbay_edge.exchange import Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
 from patchbay_edge.picking import Picker
 from patchbay_edge.readiness import readiness
 from patchbay_edge.routing import Router
+from patchbay_edge.status import status_router
 from patchbay_edge.transport import Connections
 
 log = structlog.get_logger(__name__)
@@ -58,6 +61,8 @@ class Edge:
         )
         record = EdgeRecord(id=f"edge-{uuid.uuid4().hex[:12]}", version=VERSION, started_at=time.time())
         self.announcer = Announcer(self.redis, lambda: record, timeout=timeout)
+        self.id = record.id
+        self.permissions = Permissions(self.redis, timeout=timeout)
         self.admission = Admission(
             self.redis,
             replica_id=record.id,
@@ -132,7 +137,7 @@ class Application:
 
 
 def build_rest(edge: Edge) -> FastAPI:
-    """Health, readiness, model lists, and the errors of paths that nothing serves."""
+    """Health, readiness, model lists, statuses, sign-in, and the errors of paths that nothing serves."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -156,6 +161,9 @@ def build_rest(edge: Edge) -> FastAPI:
 
     for prefix in edge.endpoints.prefixes:
         _add_models(app, edge, prefix)
+    app.include_router(status_router(edge))
+    app.include_router(auth_router(edge))
+    app.include_router(permissions.router(edge))
 
     @app.exception_handler(PatchbayError)
     async def on_patchbay_error(request: Request, error: PatchbayError) -> Response:
@@ -186,6 +194,9 @@ def _add_models(app: FastAPI, edge: Edge, prefix: str) -> None:
         models = await edge.catalog.models(prefix, identity.credential)
         anthropic = "anthropic-version" in request.headers
         return catalog.anthropic_list(models) if anthropic else catalog.openai_list(models)
+
+    if prefix in (API_PREFIX, SDK_PREFIX):
+        app.get(f"{prefix}/models")(list_models)
 
     @app.get(f"{prefix}/v1/models/{{name:path}}")
     async def get_model(name: str, request: Request) -> dict[str, object]:

@@ -84,6 +84,7 @@ class _Target:
     """How one target has fared so far."""
 
     target: Target
+    conversation: str
     avoid: set[str] = field(default_factory=set)
     away: int = 0
     full: int = 0
@@ -104,12 +105,14 @@ class Attempts:
         request_for: Callable[[Target, WorkerRecord], ChatRequest],
         *,
         is_committed: Callable[[], bool],
+        conversation: str = "",
     ) -> OpenAnswer:
         """The first answer that begins well, in the order of `targets`.
 
         Args:
             request_for: Builds the request for a target on a worker.
             is_committed: Whether the client has seen a part of the answer, so that no other may be tried.
+            conversation: The client's, for backends that keep one at one replica; see `Picker.pick`.
 
         Raises:
             PatchbayError: The last attempt's error.
@@ -117,7 +120,7 @@ class Attempts:
         self._budget.earn()
         failure = PatchbayError(make_error(UNAVAILABLE, "no backend to ask"))
         for target in targets:
-            state = _Target(target)
+            state = _Target(target, conversation)
             again = True
             while again:
                 answer = await self._attempt(state, request_for)
@@ -136,7 +139,7 @@ class Attempts:
     ) -> OpenAnswer | PatchbayError:
         target = state.target
         try:
-            worker = await self._picker.pick(target.backend.name, avoid=state.avoid)
+            worker = await self._picker.pick(target.backend.name, avoid=state.avoid, conversation=state.conversation)
         except PatchbayError as error:
             return error
         request = request_for(target, worker)

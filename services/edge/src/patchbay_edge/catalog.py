@@ -31,9 +31,14 @@ class Catalog:
         self._kept: dict[str, tuple[float, Sequence[Model]]] = {}
 
     async def models(self, prefix: str, credential: Credential | None) -> list[Model]:
-        """Every model, under a name that a request with this path prefix may use. Silent backends are left out."""
+        """Every model, under a name that a request with this path prefix may use. Silent backends are left out.
+
+        Raises:
+            PatchbayError: NOT_FOUND when no backend is there for this prefix.
+        """
+        offered = self._router.offered(prefix)
         lists = await asyncio.gather(
-            *(self._of_backend(backend, self._meant_for(backend, credential)) for backend in self._backends.values())
+            *(self._of_backend(backend, self._meant_for(backend, credential)) for backend in offered)
         )
         named: dict[str, Model] = {}
         for alias in self._router.aliases(prefix):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 # Sent upstream as they came, when the upstream's profile takes them.
 _FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
+# Claude Code names its session in `metadata.user_id`, as JSON or, before 2.1, at the end of a text.
+_SESSION_IN_USER = re.compile(r'"session_id"\s*:\s*"([^"]+)"|_session_([0-9a-f-]{36})\Z')
 _SESSION_HEADERS = ("x-patchbay-session", "x-claude-code-session-id", "session-id", "session_id")
 
 
@@ -54,6 +57,16 @@ class Requests:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._chat: Chat | None = None
+        self._session = session_of(job.exchange.headers, job.head)
+
+    @property
+    def conversation(self) -> str:
+        """The client's conversation among those of all callers; empty when it names none."""
+        if not self._session:
+            return ""
+        # A session's name is the client's own choice: two callers that choose the same one must not meet.
+        key_id = self._job.identity.caller.key_id
+        return f"{len(key_id)}:{key_id}{self._session}"
 
     def chat(self) -> Chat:
         if self._chat is None:
@@ -65,7 +78,7 @@ class Requests:
         request = ChatRequest(
             caller=job.identity.caller,
             request_id=job.exchange.request_id,
-            session_id=session_of(job.exchange.headers, job.head),
+            session_id=self._session,
             backend=target.backend.name,
             client_dialect=job.dialect.name,
             headers=forwarded_headers(job.exchange.headers),
@@ -144,7 +157,12 @@ async def answer_chat(
     )
     with reply:
         try:
-            opened = await attempts.open(job.targets, requests.chat_request, is_committed=lambda: reply.committed)
+            opened = await attempts.open(
+                job.targets,
+                requests.chat_request,
+                is_committed=lambda: reply.committed,
+                conversation=requests.conversation,
+            )
             await _relay(job, opened, reply, started=started)
         except PatchbayError as error:
             await _fail(job, reply, error)
@@ -200,8 +218,15 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
-    """The conversation that the client names; empty when it names none."""
-    for name in _SESSION_HEADERS:
-        if name in headers:
-            return headers[name]
-    return head.user
+    """The conversation that the client names; empty when it names none. An end user's name is none: a user has many."""
+    return session_in(headers) or _session_in_user(head.user)
+
+
+def _session_in_user(user: str) -> str:
+    found = _SESSION_IN_USER.search(user)
+    return (found[1] or found[2]) if found else ""
+
+
+def session_in(headers: Mapping[str, str]) -> str:
+    """The conversation that a request's headers name; empty when they name none."""
+    return next((headers[name] for name in _SESSION_HEADERS if name in headers), "")

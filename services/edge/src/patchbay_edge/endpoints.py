@@ -37,19 +37,20 @@ _OPERATIONS: dict[str, tuple[Operation, AnyDialect]] = {
     "/v1/chat/completions": (Operation.CHAT, OPENAI_CHAT),
 }
 
-# Every client may use it, whatever the routes say.
-_API_PREFIX = "/api"
+# Both are served whatever the routes say: every backend, and the ones that are Claude Code.
+API_PREFIX = "/api"
+SDK_PREFIX = "/sdk"
 
 
 class Endpoints:
     """The paths served.
 
     Args:
-        prefixes: The prefixes of the configured routes; `/api` and none are always served.
+        prefixes: The prefixes of the configured routes; `/api`, `/sdk` and none are always served.
     """
 
     def __init__(self, prefixes: Iterable[str]) -> None:
-        self.prefixes = sorted({"", _API_PREFIX, *(prefix.rstrip("/") for prefix in prefixes)})
+        self.prefixes = sorted({"", API_PREFIX, SDK_PREFIX, *(prefix.rstrip("/") for prefix in prefixes)})
         self._by_path = {
             prefix + path: Endpoint(prefix, operation, dialect)
             for prefix in self.prefixes

@@ -18,7 +18,9 @@ def is_operator(identity: Identity, callers: Callers, request: Request) -> bool:
     """Whether the caller has an operator's key or, where no keys are configured, sits at this machine."""
     if callers.has_keys:
         return identity.operator
-    return request.client is not None and is_loopback(request.client.host) and not _is_forwarded(request.headers)
+    here = request.client is not None and is_loopback(request.client.host) and not _is_forwarded(request.headers)
+    # A web page whose name leads to this machine calls from it, too, but by that name.
+    return here and is_loopback(request.url.hostname or "")
 
 
 def require_operator(callers: Callers, request: Request) -> Identity:

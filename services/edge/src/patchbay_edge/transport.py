@@ -8,14 +8,16 @@ A call that fails raises `WorkerFailure` (try another replica) or `PatchbayError
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import grpc
 
 from patchbay.canonical import ChatEvents
-from patchbay.errors import INTERNAL, OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
+from patchbay.errors import INTERNAL, INVALID_REQUEST, OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     ChatRequest,
@@ -23,6 +25,12 @@ from patchbay_proto.v1.provider_pb2 import (
     CountTokensResponse,
     ListModelsRequest,
     ListModelsResponse,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
+    StatusRequest,
+    StatusResponse,
 )
 
 _CHANNEL_OPTIONS = (
@@ -86,8 +94,9 @@ class Connection:
     """The channel to one worker replica."""
 
     def __init__(self, address: str) -> None:
-        # Calls that run.
+        # Calls that run, and how many of them are chats, by backend.
         self.in_flight = 0
+        self.chats: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = provider_pb2_grpc.ProviderStub(self._channel)
 
@@ -95,7 +104,8 @@ class Connection:
         """Starts a chat; `timeout` bounds the whole answer, in seconds."""
         call = self._stub.Chat(request, timeout=timeout)
         self.in_flight += 1
-        return ChatCall(call, self._ended)
+        self.chats[request.backend] += 1
+        return ChatCall(call, partial(self._chat_ended, request.backend))
 
     async def count_tokens(self, request: CountTokensRequest, *, timeout: float) -> CountTokensResponse:
         with self._running():
@@ -105,18 +115,38 @@ class Connection:
         with self._running():
             return await self._stub.ListModels(request, timeout=timeout)
 
+    async def status(self, *, timeout: float) -> StatusResponse:
+        with self._running():
+            return await self._stub.Status(StatusRequest(), timeout=timeout)
+
+    async def login(self, request: LoginRequest, *, timeout: float) -> LoginResponse:
+        """Begins or ends a sign-in; PatchbayError (INVALID_REQUEST) when the backend has none."""
+        with self._running(signing_in=True):
+            return await self._stub.Login(request, timeout=timeout)
+
+    async def logout(self, request: LogoutRequest, *, timeout: float) -> LogoutResponse:
+        """Forgets a sign-in; PatchbayError (INVALID_REQUEST) when the backend has none."""
+        with self._running(signing_in=True):
+            return await self._stub.Logout(request, timeout=timeout)
+
     async def aclose(self) -> None:
         await self._channel.close()
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self, *, signing_in: bool = False) -> Iterator[None]:
         self.in_flight += 1
         try:
             yield
         except grpc.aio.AioRpcError as error:
+            if signing_in and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise PatchbayError(make_error(INVALID_REQUEST, error.details() or "")) from error
             raise _failure(error) from error
         finally:
             self._ended()
+
+    def _chat_ended(self, backend: str) -> None:
+        self.chats[backend] -= 1
+        self._ended()
 
     def _ended(self) -> None:
         self.in_flight -= 1
@@ -139,6 +169,11 @@ class Connections:
         """The calls that this edge has running there."""
         connection = self._by_address.get(address)
         return connection.in_flight if connection else 0
+
+    def chats(self, address: str, backend: str) -> int:
+        """The chats with a backend that this edge has running there."""
+        connection = self._by_address.get(address)
+        return connection.chats[backend] if connection else 0
 
     def retain(self, addresses: Iterable[str]) -> None:
         """Closes the idle connections to any other address."""

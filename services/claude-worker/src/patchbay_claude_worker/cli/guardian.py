@@ -12,10 +12,13 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
 MARKER_VARIABLE = "PATCHBAY_POOL"
+# A list, in the directory, of files elsewhere that are to go with it.
+ELSEWHERE = "elsewhere"
 _ROUNDS = 50
 _PAUSE_SECONDS = 0.1
 
@@ -46,6 +49,16 @@ def end_marked(marker: str) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
+def remove_elsewhere(directory: Path) -> None:
+    """Removes the files that processes have left outside of the directory."""
+    try:
+        listed = (directory / ELSEWHERE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    for path in listed.splitlines():
+        Path(path).unlink(missing_ok=True)
+
+
 def _environment(pid: int) -> bytes:
     """Its environment; empty where it has ended or is another user's.
 
@@ -69,6 +82,7 @@ def main() -> None:
     while sys.stdin.buffer.read(65536):
         continue
     end_marked(marker)
+    remove_elsewhere(Path(directory))
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -33,6 +33,22 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 _MEBIBYTE = 1024 * 1024
 _TENDER, _CLEAR = "pool-tender", "pool-clear"
 
+CommandFor = Callable[[Path], Command]
+
+
+class _Waiter:
+    """A chat that waits for a process: any spare, or one that is started for it alone."""
+
+    def __init__(self, command_for: CommandFor | None) -> None:
+        self.future: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
+        self.command_for = command_for
+        # Its own process is being started.
+        self.is_served = False
+
+    @property
+    def takes_any(self) -> bool:
+        return self.command_for is None
+
 
 class Pool:
     """The processes of one backend.
@@ -43,7 +59,7 @@ class Pool:
         command_for: Gives the command of a process, knowing its home.
     """
 
-    def __init__(self, name: str, options: PoolSettings, command_for: Callable[[Path], Command]) -> None:
+    def __init__(self, name: str, options: PoolSettings, command_for: CommandFor) -> None:
         self._name = name
         self._options = options
         self._command_for = command_for
@@ -54,11 +70,12 @@ class Pool:
         self._kept: OrderedDict[str, tuple[CliProcess, float]] = OrderedDict()
         # Spares that are just being asked whether they still answer.
         self._checked: set[CliProcess] = set()
-        self._starting = 0
+        # Of those that start: what will be a spare.
+        self._starting = self._starting_spares = 0
         # Of those that start: not waiting for their turn any more.
         self._launched = 0
         self._clearing = 0
-        self._waiters: deque[asyncio.Future[CliProcess]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn_gate = asyncio.Semaphore(options.spawn_parallelism)
         self._backoff = 0.0
@@ -87,7 +104,7 @@ class Pool:
         """Kills every process and removes every home. Who still waits is refused."""
         self._closed = True
         for waiter in self._waiters:
-            waiter.set_exception(_closing())
+            waiter.future.set_exception(_closing())
         self._waiters.clear()
         for task in self._tasks:
             if task.get_name() != _CLEAR:
@@ -99,7 +116,7 @@ class Pool:
         while self._tasks:
             await asyncio.wait(self._tasks)
         # A task that is cancelled before it has begun has counted for nothing.
-        self._starting = 0
+        self._starting = self._starting_spares = 0
         if self._guardian is not None:
             await self._guardian.dismiss()
 
@@ -119,11 +136,12 @@ class Pool:
             wait_seconds=self._wait_seconds,
         )
 
-    async def take(self, conversation: str | None = None) -> CliProcess:
+    async def take(self, conversation: str | None = None, command_for: CommandFor | None = None) -> CliProcess:
         """A process for one chat, to be given back with `give_back`.
 
         Args:
             conversation: Whose kept process to take, if there is one that lives. Its `requests` are then more than 0.
+            command_for: Gives the command of a process that is to be started for this chat alone; None: any spare.
 
         Raises:
             PatchbayError: OVERLOADED when none was free in time, UNAVAILABLE when none can be started.
@@ -131,7 +149,8 @@ class Pool:
         if self._closed:
             raise _closing()
         started = time.monotonic()
-        process = self._retake(conversation) or self._take_spare() or await self._wait()
+        process = self._retake(conversation) or (None if command_for else self._take_spare())
+        process = process or await self._wait(_Waiter(command_for))
         self._busy.add(process)
         self._wait_seconds = time.monotonic() - started
         metrics.CLI_WAIT_SECONDS.labels(self._name).observe(self._wait_seconds)
@@ -160,12 +179,10 @@ class Pool:
             self._retire(process, reason)
         self._refill()
 
-    def drop(self, conversation: str) -> None:
-        """Retires the process kept for a conversation that has gone on elsewhere."""
-        kept = self._kept.pop(conversation, None)
-        if kept is not None:
-            self._retire(kept[0], "stale")
-            self._refill()
+    def keeps(self, conversation: str | None) -> bool:
+        """Whether a living process waits for the next turn of a conversation."""
+        kept = self._kept.get(conversation) if conversation is not None else None
+        return kept is not None and kept[0].alive
 
     def _may_keep(self, process: CliProcess) -> bool:
         return (
@@ -189,40 +206,47 @@ class Pool:
 
     def _take_spare(self) -> CliProcess | None:
         # Those who already wait come first.
-        while self._spares and not self._waiters:
+        while self._spares and not self._generic_waiters:
             process = self._spares.popleft()
             if process.alive:
                 return process
             self._retire(process, "crashed")
         return None
 
-    async def _wait(self) -> CliProcess:
+    async def _wait(self, waiter: _Waiter) -> CliProcess:
         if self.trouble:
             # Starting one is being tried all the time: nobody has to wait to hear that it does not work.
             raise self._unavailable()
-        waiter: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._make_room()
         self._refill()
         try:
-            await asyncio.wait([waiter], timeout=self._options.acquire_timeout)
+            await asyncio.wait([waiter.future], timeout=self._options.acquire_timeout)
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
-        if waiter.done():
-            return waiter.result()
+        if waiter.future.done():
+            return waiter.future.result()
         self._abandon(waiter)
         message = f"every process of the backend `{self._name}` is busy"
         raise PatchbayError(make_error(OVERLOADED, message, retry_after=self._retry_after()))
 
-    def _abandon(self, waiter: asyncio.Future[CliProcess]) -> None:
-        """Nobody waits here any more; what has just come goes to the next one."""
-        if not waiter.done():
+    def _abandon(self, waiter: _Waiter) -> None:
+        """Nobody waits here any more; what has just come goes to the next one, unless it is of no use to others."""
+        future = waiter.future
+        if not future.done():
             self._waiters.remove(waiter)
-            waiter.cancel()
-        elif waiter.exception() is None and waiter.result() in self._busy:
-            self._busy.discard(waiter.result())
-            self._put_spare(waiter.result())
+            future.cancel()
+        elif future.exception() is None and future.result() in self._busy:
+            self._busy.discard(future.result())
+            if waiter.takes_any:
+                self._put_spare(future.result())
+            else:
+                self._retire(future.result(), "cancelled")
+
+    @property
+    def _generic_waiters(self) -> int:
+        return sum(waiter.takes_any for waiter in self._waiters)
 
     def _retry_after(self) -> float:
         """About how long until one is free: nobody knows how long answers take, but a queue says something."""
@@ -242,61 +266,85 @@ class Pool:
         for _ in range(min(len(self._waiters) - coming, len(self._kept))):
             _, (process, _) = self._kept.popitem(last=False)
             self._retire(process, "evicted")
+            coming += 1
+        # A spare is of no use to who needs a process of its own.
+        for _ in range(min(len(self._waiters) - self._generic_waiters - coming, len(self._spares))):
+            self._retire(self._spares.popleft(), "evicted")
 
     def _refill(self) -> None:
         """Starts as many processes as are wanted and may be."""
         if self._closed:
             return
+        for waiter in self._waiters:
+            if not waiter.takes_any and not waiter.is_served and self._total < self._options.max_processes:
+                waiter.is_served = True
+                self._starting += 1
+                self._run(self._spawn(waiter), "pool-spawn")
         allowed = self._options.max_processes - self._total
-        for _ in range(min(self._wanted - self._starting, allowed)):
+        for _ in range(min(self._wanted - self._starting_spares, allowed)):
             self._starting += 1
-            self._run(self._spawn(), "pool-spawn")
+            self._starting_spares += 1
+            self._run(self._spawn(None), "pool-spawn")
 
     @property
     def _wanted(self) -> int:
-        """How many are to be starting. While none can be started, one is tried again and again, whoever waits."""
+        """How many spares are to be starting. While none can be started, one is tried again and again."""
         if self.trouble:
             return 1
-        return self._options.min_spare + len(self._waiters) - len(self._spares) - len(self._checked)
+        return self._options.min_spare + self._generic_waiters - len(self._spares) - len(self._checked)
 
-    async def _spawn(self) -> None:
+    async def _spawn(self, waiter: _Waiter | None) -> None:
+        """Starts a process: for a waiter alone, or as a spare."""
         started = time.monotonic()
         try:
             async with self._spawn_gate:
                 if self._backoff:
                     await asyncio.sleep(self._backoff)
-                if self._starting > self._wanted:
-                    # Whom it was to be for has left meanwhile.
-                    self._starting -= 1
+                if self._is_needless(waiter):
+                    self._has_started(waiter)
                     return
                 started = time.monotonic()
                 self._launched += 1
                 try:
-                    process = await self._launch()
+                    process = await self._launch((waiter and waiter.command_for) or self._command_for)
                 finally:
                     self._launched -= 1
         except (OSError, ProgramMissing, ProcessDied, ProcessHangs) as error:
-            self._starting -= 1
-            self._failed(error)
+            self._has_started(waiter)
+            self._failed(error, waiter)
             return
         except BaseException:
-            self._starting -= 1
+            self._has_started(waiter)
             raise
-        self._starting -= 1
+        self._has_started(waiter)
         self._spawn_seconds = time.monotonic() - started
         self._counts["spawned"] += 1
         metrics.CLI_SPAWN_SECONDS.labels(self._name).observe(self._spawn_seconds)
         if self.trouble:
             log.info("claude_starts_again", backend=self._name)
         self.trouble, self._backoff = "", 0.0
-        self._put_spare(process)
+        if waiter is None:
+            self._put_spare(process)
+        elif waiter.future.done():
+            self._retire(process, "cancelled")
+        else:
+            self._lend(process, waiter)
         # With the trouble gone there is more to start than the one that was tried.
         self._refill()
 
-    async def _launch(self) -> CliProcess:
+    def _is_needless(self, waiter: _Waiter | None) -> bool:
+        """Whether whom a process was to be for has left meanwhile."""
+        return self._starting_spares > self._wanted if waiter is None else waiter.future.done()
+
+    def _has_started(self, waiter: _Waiter | None) -> None:
+        self._starting -= 1
+        if waiter is None:
+            self._starting_spares -= 1
+
+    async def _launch(self, command_for: CommandFor) -> CliProcess:
         """A process that has shown that it answers."""
         guardian = self.guardian
-        process = await CliProcess.spawn(self._command_for, directory=guardian.directory, marker=guardian.marker)
+        process = await CliProcess.spawn(command_for, directory=guardian.directory, marker=guardian.marker)
         try:
             await process.check(self._options.silence_seconds)
         except (ProcessDied, ProcessHangs) as error:
@@ -307,7 +355,7 @@ class Pool:
             raise
         return process
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, waiter: _Waiter | None) -> None:
         """A process did not start: say so once, and try again after a while."""
         if not isinstance(error, (ProcessDied, ProcessHangs)):
             self._count_crash()
@@ -316,8 +364,10 @@ class Pool:
         self.trouble = str(error)
         self._backoff = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2 or _FIRST_BACKOFF_SECONDS)
         # Nobody is to wait for what does not come; those that were launched beside this one may yet be better.
-        while self._waiters and not self._launched:
-            self._waiters.popleft().set_exception(self._unavailable())
+        for one in list(self._waiters):
+            if one is waiter or not self._launched:
+                self._waiters.remove(one)
+                one.future.set_exception(self._unavailable())
         self._refill()
 
     def _unavailable(self) -> PatchbayError:
@@ -327,12 +377,17 @@ class Pool:
         if self._closed or not process.alive:
             self._retire(process, "crashed" if process.crashed else "closed")
             self._refill()
-        elif self._waiters:
-            # Lent from this moment on, and not only when its borrower comes to run.
-            self._busy.add(process)
-            self._waiters.popleft().set_result(process)
+        elif (waiter := next((one for one in self._waiters if one.takes_any), None)) is not None:
+            self._lend(process, waiter)
         else:
             self._spares.append(process)
+            self._make_room()
+
+    def _lend(self, process: CliProcess, waiter: _Waiter) -> None:
+        # Lent from this moment on, and not only when its borrower comes to run.
+        self._busy.add(process)
+        self._waiters.remove(waiter)
+        waiter.future.set_result(process)
 
     def _retire(self, process: CliProcess, reason: str) -> None:
         if process.crashed:

@@ -18,7 +18,7 @@ import psutil
 
 from patchbay.upstream.silence import SilenceWatch
 from patchbay_claude_worker.cli import launch
-from patchbay_claude_worker.cli.guardian import MARKER_VARIABLE, end_marked
+from patchbay_claude_worker.cli.guardian import ELSEWHERE, MARKER_VARIABLE, end_marked
 from patchbay_claude_worker.cli.messages import Message, control_request, read_message
 from patchbay_claude_worker.cli.program import Command
 
@@ -70,6 +70,9 @@ class CliProcess:
         self._stderr = bytearray()
         self._reading_stderr = asyncio.create_task(self._read_stderr(), name="claude-stderr")
         self._rest = bytearray()
+        # What came together with a message that was waited for.
+        self._unread: list[Message] = []
+        self._elsewhere: set[Path] = set()
         self._killed = False
 
     @classmethod
@@ -167,8 +170,10 @@ class CliProcess:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    for message in await self.read():
+                    messages = await self.read()
+                    for index, message in enumerate(messages):
                         if wanted(message):
+                            self._unread = messages[index + 1 :]
                             return message
         except TimeoutError as error:
             raise ProcessHangs(f"the claude process did not answer for {seconds:g} s") from error
@@ -179,6 +184,9 @@ class CliProcess:
         Raises:
             ProcessDied: The process has ended, or talks nonsense.
         """
+        if self._unread:
+            unread, self._unread = self._unread, []
+            return unread
         while True:
             data = await self.read_output()
             if not data:
@@ -219,6 +227,14 @@ class CliProcess:
             if self.alive:
                 self._process.kill()
 
+    def removes(self, path: Path) -> None:
+        """Has a file outside of its home removed with it."""
+        if path in self._elsewhere or path.is_relative_to(self.home):
+            return
+        self._elsewhere.add(path)
+        with (self.home.parent / ELSEWHERE).open("a", encoding="utf-8") as listed:
+            listed.write(f"{path}\n")
+
     async def ended(self) -> int:
         """Waits for its end; its exit status."""
         return await self._process.wait()
@@ -241,7 +257,12 @@ class CliProcess:
                 task.cancel()
             await asyncio.wait(held)
         await self._process.wait()
-        await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+        await asyncio.to_thread(self._remove_files)
+
+    def _remove_files(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+        for path in self._elsewhere:
+            path.unlink(missing_ok=True)
 
     async def _empty(self) -> None:
         try:

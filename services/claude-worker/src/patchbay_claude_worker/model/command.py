@@ -24,6 +24,8 @@ _ARGUMENTS = (
 _ENVIRONMENT = {
     "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
     "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
+    # It changes how a model thinks: only where the client asks for it.
+    "DISABLE_INTERLEAVED_THINKING": "1",
     "DISABLE_PROMPT_CACHING": "1",
     "DISABLE_COMPACT": "1",
     "DISABLE_AUTO_COMPACT": "1",

@@ -10,12 +10,14 @@ is never replaced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from patchbay.canonical import Warning
+from patchbay.dialects.hints import is_attribution
 from patchbay.errors import InvalidRequest
 from patchbay_claude_worker.cli.messages import NULL, apply_settings, initialize, user_message
 
@@ -23,16 +25,22 @@ from patchbay_claude_worker.cli.messages import NULL, apply_settings, initialize
 _OWN_FIELDS = frozenset({"model", "system", "stream"})
 # Takes the place of the client's prompt, which the messages of the body replace again.
 _PROMPT = "-"
+# What the program would take for its own first block, and put in its place.
+_OWN_NAME = re.compile(r"You are (?:Claude Code|a Claude agent), .*")
 # A request may have four cache marks, and the program sets two on its system prompt.
 _MOST_MARKS_BESIDE_SYSTEM = 2
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+class _CacheControl(msgspec.Struct):
+    ttl: str = "5m"
+
+
 class _SystemBlock(msgspec.Struct):
     type: str = "text"
     text: str = ""
-    cache_control: msgspec.Raw = NULL
+    cache_control: _CacheControl | None = None
 
 
 _decode_system = msgspec.json.Decoder(str | list[_SystemBlock]).decode
@@ -69,7 +77,7 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
     try:
         fields = _decode_fields(body)
         model = msgspec.json.decode(fields.get("model", NULL), type=str)
-        system, is_marked = _system(fields.get("system", NULL))
+        system, cache = _system(fields.get("system", NULL))
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The request body cannot be read: {error}") from error
     extra = {name: value for name, value in fields.items() if name not in _OWN_FIELDS and bytes(value) != b"null"}
@@ -87,10 +95,13 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
             environment["CLAUDE_CODE_DISABLE_THINKING"] = "1"
     if betas:
         environment["ANTHROPIC_BETAS"] = betas
-    if is_marked and body.count(b'"cache_control"') - bytes(fields["system"]).count(b'"cache_control"') <= (
+    if cache and body.count(b'"cache_control"') - bytes(fields["system"]).count(b'"cache_control"') <= (
         _MOST_MARKS_BESIDE_SYSTEM
     ):
         environment["DISABLE_PROMPT_CACHING"] = ""
+        if cache == "1h":
+            # A mark for an hour may not come after a shorter one, and the client's may follow in its messages.
+            environment["ENABLE_PROMPT_CACHING_1H"] = "1"
     environment["CLAUDE_CODE_EXTRA_BODY"] = msgspec.json.encode(extra).decode()
     ids = ("initialize", "settings")
     lines = (
@@ -102,16 +113,25 @@ def model_request(body: bytes, *, betas: str, keeps_account: bool) -> ModelReque
     return ModelRequest(lines, ids, stream, tuple(warnings))
 
 
-def _system(raw: msgspec.Raw) -> tuple[str | list[str], bool]:
-    """The system prompt as the program takes it, and whether the client marked it for the cache."""
+def _system(raw: msgspec.Raw) -> tuple[str, str]:
+    """The system prompt as the program takes it, and how long the client wants it in the cache; empty: not at all."""
     if bytes(raw) == b"null":
-        return "", False
+        return "", ""
     system = _decode_system(raw)
-    if isinstance(system, str):
-        return system, False
-    if any(block.type != "text" for block in system):
+    blocks = [_SystemBlock(text=system)] if isinstance(system, str) else system
+    if any(block.type != "text" for block in blocks):
         raise InvalidRequest("system: may hold only text", "system")
-    return [block.text for block in system], any(bytes(block.cache_control) != b"null" for block in system)
+    # One text, as the program would join them: of several it takes some for its own, by their words.
+    text = "\n\n".join(text for block in blocks if (text := _without_attribution(block.text)))
+    if _OWN_NAME.fullmatch(text):
+        text = f"\n{text}"
+    ttls = {block.cache_control.ttl for block in blocks if block.cache_control is not None}
+    return text, "1h" if "1h" in ttls else next(iter(ttls), "")
+
+
+def _without_attribution(text: str) -> str:
+    """A text of the system prompt without Claude Code's line about itself: another program sends this request."""
+    return text.partition("\n")[2].lstrip("\n") if is_attribution(text) else text
 
 
 def betas_of(headers: Mapping[str, str]) -> str:

@@ -50,12 +50,12 @@ def whole_answer(frames: bytes) -> bytes:
 
 
 def _input(text: str) -> object:
-    """A tool's input; one that is no JSON, as when the answer was cut off in it, is a text inside an object.
+    """A tool's input; one that is no JSON object, as when the answer was cut off in it, is a text inside one.
 
     https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming
     """
     try:
-        msgspec.json.decode(text or "{}")
+        msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
     except msgspec.DecodeError:
         return {"INVALID_JSON": text}
     return msgspec.Raw(text.encode() or b"{}")

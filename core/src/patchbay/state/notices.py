@@ -1,0 +1,76 @@
+"""Change notices from a Redis channel, for any number of listeners over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import cast
+
+import structlog
+
+from patchbay.state.connection import REDIS_ERRORS, Client, RedisUnavailable, deadline
+
+log = structlog.get_logger(__name__)
+
+_SILENCE_SECONDS = 10.0
+
+
+class Notices:
+    """Subscribes while somebody listens.
+
+    A notice may be lost, so a listener looks by itself now and then; a notice only lets it look at once.
+
+    Args:
+        redis: The client, from `connect`.
+        channel: The channel, whose messages are `<event> <id>`.
+        timeout: Seconds that Redis may take to subscribe.
+        retry_seconds: Seconds between attempts to subscribe.
+    """
+
+    def __init__(self, redis: Client, channel: str, *, timeout: float, retry_seconds: float) -> None:
+        self._redis = redis
+        self._channel = channel
+        self._timeout = timeout
+        self._retry_seconds = retry_seconds
+        self._listeners: dict[asyncio.Event, str | None] = {}
+        self._subscription: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def listening(self, about: str | None = None) -> AsyncIterator[asyncio.Event]:
+        """An event that is set on each notice about the id `about` (None: about any), and when some may be lost."""
+        wake = asyncio.Event()
+        self._listeners[wake] = about
+        if self._subscription is None:
+            self._subscription = asyncio.create_task(self._listen(), name="notices")
+        try:
+            yield wake
+        finally:
+            del self._listeners[wake]
+            if not self._listeners:
+                subscription, self._subscription = self._subscription, None
+                subscription.cancel()
+                await asyncio.wait((subscription,))
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with deadline(self._timeout):
+                    await self._redis.initialize()  # a cluster has no place to subscribe at before it knows its slots
+                async with aclosing(self._redis.pubsub(ignore_subscribe_messages=True)) as subscription:
+                    await subscription.subscribe(self._channel)
+                    self._wake(None)  # what came before
+                    while True:
+                        self._notice(await subscription.get_message(timeout=_SILENCE_SECONDS))
+            except (*REDIS_ERRORS, RedisUnavailable) as error:
+                log.debug("no change notices from redis", channel=self._channel, error=str(error))
+            await asyncio.sleep(self._retry_seconds)
+
+    def _notice(self, message: Mapping[str, object] | None) -> None:
+        if message is not None:
+            self._wake(cast(bytes, message["data"]).decode().partition(" ")[2])
+
+    def _wake(self, about: str | None) -> None:
+        for wake, wanted in self._listeners.items():
+            if about is None or wanted is None or wanted == about:
+                wake.set()

@@ -1,0 +1,179 @@
+"""`/auth`: the operator's own sign-in of backends that take one (`credentials: signed_in`)."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from fastapi import APIRouter, Request
+
+from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
+from patchbay.settings import Backend
+from patchbay.state.registry import WorkerRecord
+from patchbay_edge.bodies import read_body
+from patchbay_edge.conditions import condition, record_of
+from patchbay_edge.operators import require_json, require_operator
+from patchbay_edge.transport import WorkerFailure
+from patchbay_proto.v1.provider_pb2 import LoginRequest, LoginResponse, LogoutRequest
+
+if TYPE_CHECKING:
+    from patchbay_edge.app import Edge
+
+log = structlog.get_logger(__name__)
+
+# The worker starts a program, which asks the provider.
+_TIMEOUT_SECONDS = 60.0
+
+
+class _Login(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str
+    login_id: str = ""
+    code: str = ""
+
+
+class _Logout(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str
+
+
+def auth_router(edge: Edge) -> APIRouter:
+    """The endpoints, for operators only."""
+    router = APIRouter(prefix="/auth")
+
+    @router.get("/status")
+    async def status(request: Request) -> dict[str, object]:
+        require_operator(edge.callers, request)
+        return {"backends": {name: _status(edge, backend) for name, backend in edge.backends.items()}}
+
+    @router.post("/login")
+    async def login(request: Request) -> dict[str, object]:
+        operator = require_operator(edge.callers, request)
+        require_json(request)
+        body = await read_body(request, _Login)
+        backend = _backend(edge, body.backend)
+        if body.login_id or body.code:
+            worker, answer = await _finish(edge, backend, body)
+        else:
+            worker, answer = await _begin(edge, backend)
+        if answer.HasField("error"):
+            raise PatchbayError(answer.error)
+        log.info(
+            "login",
+            backend=backend.name,
+            worker_id=worker.id,
+            key_id=operator.caller.key_id,
+            step="end" if body.login_id else "begin",
+            signed_in=answer.signed_in,
+        )
+        return {
+            "backend": backend.name,
+            "login_id": f"{worker.id}.{answer.login_id}" if answer.login_id else "",
+            "url": answer.url,
+            "detail": answer.detail,
+            "signed_in": answer.signed_in,
+        }
+
+    @router.post("/logout")
+    async def logout(request: Request) -> dict[str, object]:
+        operator = require_operator(edge.callers, request)
+        require_json(request)
+        body = await read_body(request, _Logout)
+        backend = _backend(edge, body.backend)
+        log.info("logout", backend=backend.name, key_id=operator.caller.key_id)
+        return await _log_out(edge, backend)
+
+    return router
+
+
+def _status(edge: Edge, backend: Backend) -> dict[str, object]:
+    said = [(one, record_of(one, backend.name)) for one in edge.directory.for_backend(backend.name)]
+    records = [(worker.id, record) for worker, record in said if record is not None]
+    is_now = condition(backend, [record for _, record in records])
+    return {
+        "kind": backend.kind,
+        "credentials": backend.credentials,
+        "signed_in": is_now.signed_in,
+        "detail": is_now.detail,
+        "workers": [
+            {"id": worker_id, "signed_in": record.signed_in, "detail": record.detail} for worker_id, record in records
+        ],
+    }
+
+
+def _backend(edge: Edge, name: str) -> Backend:
+    if not name:
+        raise InvalidRequest("backend: is empty", "backend")
+    backend = edge.backends.get(name)
+    if backend is None:
+        known = ", ".join(sorted(edge.backends)) or "none"
+        message = f"there is no backend `{name}` (backends here: {known})"
+        raise PatchbayError(make_error(NOT_FOUND, message, parameter="backend"))
+    return backend
+
+
+def _replicas(edge: Edge, backend: Backend) -> list[WorkerRecord]:
+    replicas = edge.directory.for_backend(backend.name)
+    if not replicas:
+        message = f"no live worker serves the backend `{backend.name}`"
+        raise PatchbayError(make_error(UNAVAILABLE, message, retry_after=2))
+    return replicas
+
+
+async def _begin(edge: Edge, backend: Backend) -> tuple[WorkerRecord, LoginResponse]:
+    replicas = _replicas(edge, backend)
+    # Each worker's machine may have a sign-in of its own: those come first that have none.
+    without = [one for one in replicas if (record := record_of(one, backend.name)) and not record.signed_in]
+    worker = random.choice(without or replicas)
+    request = LoginRequest(backend=backend.name)
+    return worker, await edge.connections.get(worker.address).login(request, timeout=_TIMEOUT_SECONDS)
+
+
+async def _finish(edge: Edge, backend: Backend, body: _Login) -> tuple[WorkerRecord, LoginResponse]:
+    """Ends a login at the one worker that has begun it and waits for its code."""
+    if not body.code.strip():
+        raise InvalidRequest("code: is missing; it is what the page showed at the end", "code")
+    worker_id, dot, login_id = body.login_id.partition(".")
+    if not (worker_id and dot and login_id):
+        raise InvalidRequest("login_id: must be the one that the login began with", "login_id")
+    worker = next((one for one in edge.directory.workers if one.id == worker_id), None)
+    if worker is None:
+        raise _gone(backend, worker_id)
+    request = LoginRequest(backend=backend.name, login_id=login_id, code=body.code.strip())
+    try:
+        return worker, await edge.connections.get(worker.address).login(request, timeout=_TIMEOUT_SECONDS)
+    except WorkerFailure:
+        raise _gone(backend, worker_id) from None
+
+
+def _gone(backend: Backend, worker_id: str) -> PatchbayError:
+    message = (
+        f"the worker `{worker_id}`, where this login began, is gone or stopping, and the login with it: begin again, "
+        f'with {{"backend": "{backend.name}"}}'
+    )
+    return PatchbayError(make_error(NOT_FOUND, message, http_status=410, parameter="login_id"))
+
+
+async def _log_out(edge: Edge, backend: Backend) -> dict[str, object]:
+    """Signs out everywhere: each worker's machine may have a sign-in of its own."""
+    workers: list[dict[str, object]] = []
+    failure: PatchbayError | None = None
+    # One after the other, since on one machine they share it.
+    for worker in _replicas(edge, backend):
+        request = LogoutRequest(backend=backend.name)
+        try:
+            answer = await edge.connections.get(worker.address).logout(request, timeout=_TIMEOUT_SECONDS)
+            if answer.HasField("error"):
+                raise PatchbayError(answer.error)
+        except PatchbayError as error:
+            failure = failure or error
+        else:
+            workers.append({"id": worker.id, "signed_in": answer.signed_in, "detail": answer.detail})
+    if failure is not None:
+        raise failure
+    return {
+        "backend": backend.name,
+        "signed_in": any(worker["signed_in"] for worker in workers),
+        "detail": "; ".join(dict.fromkeys(str(worker["detail"]) for worker in workers if worker["detail"])),
+        "workers": workers,
+    }
