@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from patchbay.errors import OVERLOADED, UNAVAILABLE, PatchbayError
+from patchbay.settings import load
 from patchbay.settings.claude_cli import Pool as PoolSettings
 from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.scripted_claude import ScriptedClaude
@@ -19,6 +21,7 @@ from patchbay_claude_worker.cli import pool as pool_module
 from patchbay_claude_worker.cli.pool import CommandFor, Pool
 from patchbay_claude_worker.cli.process import CliProcess
 from patchbay_claude_worker.cli.program import Command, ProgramMissing, find_program
+from patchbay_claude_worker.model.command import command
 
 Start = Callable[..., Awaitable[Pool]]
 
@@ -49,9 +52,9 @@ async def start(claude: ScriptedClaude, tmp_path: Path, monkeypatch: pytest.Monk
     lost: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
 
-    async def begin(**options: object) -> Pool:
+    async def begin(command_for: CommandFor | None = None, **options: object) -> Pool:
         settings = PoolSettings.model_validate({"silence_seconds": 5, "acquire_timeout": 10, **options})
-        pool = Pool("x", settings, command_of(claude))
+        pool = Pool("x", settings, command_for or command_of(claude))
         pools.append(pool)
         await pool.start()
         return pool
@@ -490,3 +493,23 @@ async def test_closing_at_any_moment_leaves_nothing(start: Start) -> None:
         await asyncio.wait_for(pool.aclose(), timeout=10)
         await asyncio.wait([taking])
         assert taking.exception() is None or isinstance(taking.exception(), PatchbayError)
+
+
+@pytest.mark.usefixtures("tending")
+async def test_the_real_program_is_started_asked_replaced_and_ended(start: Start) -> None:
+    flag = json.dumps({"kind": "claude-cli", "base_url": "http://127.0.0.1:9", "api_key": "made-up"})
+    backend = load([f"--backends.x={flag}"], {}).enabled_backends()["x"]
+    pool = await start(lambda home: command(backend, home), min_spare=1, max_processes=2, silence_seconds=20)
+    await eventually(lambda: pool.status().spare == 1, seconds=20)
+    process = await pool.take()
+    assert process.rss_bytes > 50 << 20
+    await process.check(20)
+    # It has been asked, as spares are, for a while.
+    await eventually(lambda: pool.status().spare == 1, seconds=20)
+    pool.give_back(process)
+    await eventually(lambda: not process.home.exists(), seconds=10)
+    spare = next(iter(pool._processes()))
+    signal_of(spare, signal.SIGKILL)
+    await eventually(lambda: pool.status().crashed == 1, seconds=10)
+    await eventually(lambda: pool.status().spare == 1, seconds=20)
+    assert pool.status().spawn_seconds > 0.1

@@ -95,6 +95,13 @@ def test_what_the_program_makes_up_is_not_passed_on(made_up: list[bytes]) -> Non
     assert names(stream.failure.frame()) == ["error"]
 
 
+def test_a_second_answer_is_not_waited_for() -> None:
+    stream, frames = play(START, OPEN, DELTA, CLOSE, START)
+    assert stream.failure is not None
+    assert stream.failure.lost
+    assert names(frames) == ["message_start", "content_block_start", "content_block_delta"]
+
+
 def test_the_end_of_a_block_is_passed_on_as_soon_as_something_follows() -> None:
     _, frames = play(START, OPEN, DELTA, CLOSE, OPEN)
     assert names(frames)[-2:] == ["content_block_stop", "content_block_start"]
@@ -171,11 +178,12 @@ def test_a_failure_is_said_as_the_api_says_it(
     }
 
 
-@pytest.mark.parametrize(("cause", "status"), [("connection_failed", 503), ("timeout", 504)])
+@pytest.mark.parametrize(("cause", "status"), [("connection_failed", 502), ("timeout", 504)])
 def test_a_lost_connection_is_no_word_of_the_programs(cause: str, status: int) -> None:
     stream, _ = play(result("API Error: Unable to connect (ECONNREFUSED 10.0.0.1)", api_error=cause))
     assert stream.failure is not None
     assert (stream.failure.status, stream.failure.message) == (status, "The connection to the provider was lost.")
+    assert stream.failure.lost is (cause == "connection_failed")
 
 
 @pytest.mark.parametrize(

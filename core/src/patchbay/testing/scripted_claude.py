@@ -10,6 +10,7 @@ and with nothing but the standard library.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -92,27 +93,25 @@ class _Program:
     def __init__(self, directory: Path, arguments: list[str]) -> None:
         self._directory = directory
         self._arguments = arguments
-        self._plan = self._read_plan()
+        self._plan: dict[str, object] = {}
 
-    def _read_plan(self) -> dict[str, object]:
-        plan = json.loads((self._directory / "plan.json").read_text())
-        log = self._directory / "starts"
-        number = len(log.read_text().splitlines()) if log.exists() else 0
-        place = number - plan["first"]
-        own: dict[str, object] = plan["starts"][place] if place < len(plan["starts"]) else plan["every"]
-        return own
+    def _start(self) -> None:
+        """Takes the next place in the plan, and says so."""
+        started = {"pid": os.getpid(), "arguments": self._arguments, "environ": dict(os.environ)}
+        with (self._directory / "starts").open("a+") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            log.seek(0)
+            number = len(log.readlines())
+            plan = json.loads((self._directory / "plan.json").read_text())
+            place = number - plan["first"]
+            self._plan = plan["starts"][place] if place < len(plan["starts"]) else plan["every"]
+            if self._plan.get("child"):
+                # It keeps this process's output open, and is not in its group.
+                started["child"] = subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+            log.write(json.dumps(started) + "\n")
 
     def run(self) -> None:
-        started: dict[str, object] = {
-            "pid": os.getpid(),
-            "arguments": self._arguments,
-            "environ": dict(os.environ),
-        }
-        if self._plan.get("child"):
-            # It keeps this process's output open, and is in no group of its own parent's.
-            started["child"] = subprocess.Popen(["sleep", "600"], start_new_session=True).pid
-        with (self._directory / "starts").open("a") as log:
-            log.write(json.dumps(started) + "\n")
+        self._start()
         if self._arguments[:1] == ["auth"]:
             self._auth(self._arguments[1])
         if "exit" in self._plan:

@@ -72,19 +72,26 @@ _TYPE_OF_STATUS = {
 _STATUS_OF_TYPE = {kind: status for status, kind in _TYPE_OF_STATUS.items()}
 _NOT_SIGNED_IN = "authentication_failed"
 _NOT_RENEWED = "Could not refresh your login"
-# Before the answer has begun, as the HTTP transport has it.
-_STATUS_OF_CAUSE = {"connection_failed": 503, "timeout": 504}
+_LOST = "connection_failed"
+_LOST_WORDS = "The connection to the provider was lost."
+_STATUS_OF_CAUSE = {_LOST: 502, "timeout": 504}
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an answer failed, as the API would have said it. `retry_after` is in seconds."""
+    """How an answer failed, as the API would have said it.
+
+    Attributes:
+        retry_after: In seconds.
+        lost: The connection to the API failed: it has said nothing.
+    """
 
     status: int
     kind: str
     message: str
     request_id: str = ""
     retry_after: float | None = None
+    lost: bool = False
 
     def body(self) -> bytes:
         """The API's error body, which is the data of its error event too."""
@@ -139,8 +146,9 @@ class AnswerStream:
     def _event(self, raw: msgspec.Raw) -> bytes:
         event = _decode_event(raw)
         if event.type == "message_start" and self.started:
-            # A second answer, which nobody asked for.
+            # A second answer, which nobody asked for: whoever reads this ends the process, and its request with it.
             self._broken = True
+            self.failure = Failure(502, "api_error", _LOST_WORDS, self._request_id, lost=True)
             return b""
         self.started = True
         frame = b"event: %s\ndata: %s\n\n" % (event.type.encode(), bytes(raw))
@@ -181,13 +189,13 @@ class AnswerStream:
         if result.api_error_status in _OWN_WORDS or not message:
             message = _OWN_WORDS.get(status, "The provider's answer broke off.")
         elif result.api_error in _STATUS_OF_CAUSE:
-            message = "The connection to the provider was lost."
+            message = _LOST_WORDS
         if status == 401 and self.refusal:
             message = self.refusal
         retry_after = None
         if status == 429 and self._resets_at is not None:
             retry_after = max(0.0, self._resets_at - self.now())
-        return Failure(status, kind, message, self._request_id, retry_after)
+        return Failure(status, kind, message, self._request_id, retry_after, result.api_error == _LOST)
 
     def _no_credential(self, words: str) -> str:
         if words.startswith(_NOT_RENEWED):

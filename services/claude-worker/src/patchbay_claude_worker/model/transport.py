@@ -77,7 +77,8 @@ class CliAnswer:
 
         Raises:
             ProcessDied, ProcessHangs: Before the answer began.
-            PatchbayError: TIMEOUT when the upstream is silent for too long, UPSTREAM when the program refuses.
+            PatchbayError: TIMEOUT when the upstream is silent for too long, UNAVAILABLE when there is no connection to
+                it, UPSTREAM when the program refuses.
         """
         self._process.requests += 1
         await self._process.send(self._request.lines, seconds=self._silence)
@@ -97,6 +98,8 @@ class CliAnswer:
             if not self._stream.started:
                 raise
             self._stream.failure = _process_ended()
+        if self._stream.failure is not None and self._stream.failure.lost and not self._stream.started:
+            raise _error(UNAVAILABLE, "no connection to the upstream")
 
     @property
     def _is_head_known(self) -> bool:
