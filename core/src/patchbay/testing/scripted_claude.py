@@ -11,6 +11,7 @@ and with nothing but the standard library.
 from __future__ import annotations
 
 import fcntl
+import http.client
 import json
 import os
 import signal
@@ -59,7 +60,8 @@ class ScriptedClaude:
                 that are no messages), `grow_mb`, `close` (its output, after the check), `child` (a process in a session
                 of its own, with its output), `answer` (`whole`, `hang`, `die`, `break`: some of it, then nothing,
                 `crash`: some of it and then its end, `flood`: more than anybody reads), `pace` (seconds between the
-                pieces), `code` (the one that `auth login` takes), `auth` (`hang`).
+                pieces), `unfit` (True: it does not send what it is told), `code` (the one that `auth login` takes),
+                `auth` (`hang`).
         """
         text = json.dumps({"starts": [every | start for start in starts], "every": every, "first": len(self.starts())})
         scratch = self._directory / "plan.new"
@@ -111,6 +113,11 @@ class _Program:
             log.write(json.dumps(started) + "\n")
 
     def run(self) -> None:
+        url = os.environ.get("ANTHROPIC_BASE_URL", "")
+        if url.endswith("/patchbay-probe"):
+            # No start of a test's: whether it can be used is found out beside all else.
+            self._be_probed(url)
+            return
         self._start()
         if self._arguments[:1] == ["auth"]:
             self._auth(self._arguments[1])
@@ -143,6 +150,23 @@ class _Program:
                     _hang()
             elif message["type"] == "user":
                 self._answer(str(self._plan.get("answer", "whole")))
+
+    def _be_probed(self, url: str) -> None:
+        body = "{}"
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message["type"] == "control_request":
+                settings = message["request"].get("settings", {})
+                body = settings.get("env", {}).get("CLAUDE_CODE_EXTRA_BODY", body)
+                _say(type="control_response", response={"subtype": "success", "request_id": message["request_id"]})
+                continue
+            if json.loads((self._directory / "plan.json").read_text())["every"].get("unfit"):
+                body = json.dumps({"messages": [message["message"]]})
+            host = url.partition("://")[2].partition("/")
+            connection = http.client.HTTPConnection(host[0])
+            connection.request("POST", f"/{host[2]}/v1/messages", body)
+            connection.getresponse().read()
+            _say(type="result", subtype="success", is_error=True, result="only a probe")
 
     def _fail_check(self, number: int) -> None:
         if number <= int(str(self._plan.get("checks", 0))):

@@ -12,6 +12,7 @@ from patchbay.upstream.provider import HttpProvider
 from patchbay_claude_worker.cli.pool import Pool
 from patchbay_claude_worker.cli.sign_in import CliSignIn
 from patchbay_claude_worker.model.command import command
+from patchbay_claude_worker.model.fitness import Fitness
 from patchbay_claude_worker.model.transport import CliUpstream
 from patchbay_claude_worker.profiles import ANTHROPIC, CLI_MODELS
 from patchbay_proto.v1.provider_pb2 import BackendStatus
@@ -34,13 +35,17 @@ class ModelProvider(HttpProvider[AnthropicQuirks]):
         profile = profile_of(backend)
         http = HttpUpstream(backend.base_url, backend.timeouts)
         account = CliSignIn(backend) if backend.credentials == "signed_in" else None
-        upstream = CliUpstream(backend, self._pool, http, chat_path=profile.chat_path, account=account)
+        self._fitness = Fitness(backend)
+        upstream = CliUpstream(
+            backend, self._pool, http, chat_path=profile.chat_path, fitness=self._fitness, account=account
+        )
         super().__init__(backend, profile, upstream)
         self.sign_in = self._account = account
 
     async def start(self) -> None:
-        """Starts the spares, and asks whether somebody is signed in."""
+        """Starts the spares, tries the program, and asks whether somebody is signed in."""
         await self._pool.start()
+        self._fitness.start(self._pool.guardian)
         if self._account is not None:
             await self._account.start(self._pool.guardian)
 
@@ -50,13 +55,13 @@ class ModelProvider(HttpProvider[AnthropicQuirks]):
         status.pool.CopyFrom(self._pool.status())
         if self._account is not None:
             status.signed_in, status.detail = self._account.signed_in, self._account.detail
-        if self._pool.trouble:
-            status.signed_in = False
-            status.detail = self._pool.trouble
+        if trouble := self._pool.trouble or self._fitness.trouble:
+            status.signed_in, status.detail = False, trouble
         return status
 
     async def aclose(self) -> None:
         await super().aclose()
+        await self._fitness.aclose()
         if self._account is not None:
             await self._account.aclose()
         await self._pool.aclose()

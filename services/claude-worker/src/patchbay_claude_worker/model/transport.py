@@ -18,6 +18,7 @@ from patchbay_claude_worker.cli.pool import Pool
 from patchbay_claude_worker.cli.process import CliProcess, ProcessDied, ProcessHangs
 from patchbay_claude_worker.cli.sign_in import CliSignIn
 from patchbay_claude_worker.model.answer import AnswerStream, Failure
+from patchbay_claude_worker.model.fitness import Fitness
 from patchbay_claude_worker.model.request import ModelRequest, betas_of, model_request
 from patchbay_claude_worker.model.whole import whole_answer
 
@@ -191,16 +192,25 @@ class CliUpstream:
         pool: Its pool.
         http: The API itself, for what the program has no way to ask.
         chat_path: The path that goes through a process.
+        fitness: Whether the program can be used.
         account: The operator's own sign-in, where that is the credential.
     """
 
     def __init__(
-        self, backend: Backend, pool: Pool, http: HttpUpstream, *, chat_path: str, account: CliSignIn | None = None
+        self,
+        backend: Backend,
+        pool: Pool,
+        http: HttpUpstream,
+        *,
+        chat_path: str,
+        fitness: Fitness,
+        account: CliSignIn | None = None,
     ) -> None:
         self._backend = backend
         self._pool = pool
         self._http = http
         self._chat_path = chat_path
+        self._fitness = fitness
         self._account = account
 
     @asynccontextmanager
@@ -218,6 +228,7 @@ class CliUpstream:
                 yield response
             return
         chat = self._read(body, headers)
+        await self._fitness.require()
         if self._account is not None:
             await self._account.require()
         process, answer = await self._ask(chat)
