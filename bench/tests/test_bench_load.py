@@ -58,6 +58,7 @@ def test_whole_answers_are_counted(standin: StandinProcess, generator: LoadGener
     result = generator.run(job(standin, "bench-test", {}, dialect=dialect))
     assert (result.completed, result.failed, result.failures, result.deltas) == (9, 0, [], 27)
     assert len(result.first_content) == len(result.duration) == 9
+    assert all(byte <= content for byte, content in zip(result.first_byte, result.first_content, strict=True))
     assert result.wall > 0
 
 
