@@ -142,6 +142,26 @@ def test_a_report_has_every_way_beside_the_direct_one() -> None:
     assert "Paced" not in printed
 
 
+def test_without_a_program_the_report_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = claude_cli.configuration
+
+    def without_program(backends: dict[str, dict[str, object]]) -> dict[str, object]:
+        for backend in backends.values():
+            if backend["kind"] == "claude-cli":
+                backend["cli_path"] = "/nowhere/claude"
+        return configuration({**backends})
+
+    monkeypatch.setattr(claude_cli, "configuration", without_program)
+    monkeypatch.setattr(claude_cli, "_READY_SECONDS", 2.0)
+    found = results()
+    with LoadGenerator() as generator:
+        claude_cli.measure(found, generator, QUICK, say=lambda _: None)
+    (left_out,) = found.left_out
+    assert left_out.name == "claude-cli"
+    assert left_out.reason.count("there is no claude program at cli_path: /nowhere/claude") == 1
+    assert passed(found) == [None, None, None]
+
+
 @pytest.mark.timeout(240)
 def test_a_round_against_the_real_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claude_cli, "BODIES", (PLAIN, with_history(HISTORIES[-1])))

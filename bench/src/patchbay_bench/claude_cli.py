@@ -74,7 +74,7 @@ class _Patchbay:
         give_up_at = time.monotonic() + _READY_SECONDS
         while not is_ready(status := self.status()):
             if time.monotonic() > give_up_at:
-                raise NotReady(f"no spare within {_READY_SECONDS:g} s: {status}")
+                raise NotReady(f"not all spares are there after {_READY_SECONDS:g} s: {trouble_of(status)}")
             time.sleep(_POLL_SECONDS)
         time.sleep(_SETTLE_SECONDS)
 
@@ -225,6 +225,12 @@ def is_ready(status: Json) -> bool:
         pool["spare"] >= _POOLS[name][0] and not (pool["starting"] or pool["busy"] or pool["waiting"])
         for name, pool in pools.items()
     )
+
+
+def trouble_of(status: Json) -> str:
+    """What the backends say is wrong with them; the pools as they are when none says anything."""
+    said = {backend["detail"]: None for backend in status.values() if isinstance(backend, dict) and backend["detail"]}
+    return "; ".join(said) or str(pools_of(status))
 
 
 def _spare_memory(worker: int) -> SpareMemory | None:
