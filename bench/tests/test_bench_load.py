@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
@@ -10,7 +13,7 @@ import pytest
 
 from patchbay_bench.jobs import ClientDialect, Job
 from patchbay_bench.load import LoadGenerator
-from patchbay_bench.meters import cpu_seconds, resident_bytes
+from patchbay_bench.meters import all_cpu_seconds, cpu_seconds, resident_bytes
 from patchbay_bench.wire import PATHS, VERSION_HEADER, request_body
 from patchbay_standin import Script
 from patchbay_standin.testing import StandinProcess
@@ -58,6 +61,7 @@ def test_whole_answers_are_counted(standin: StandinProcess, generator: LoadGener
     result = generator.run(job(standin, "bench-test", {}, dialect=dialect))
     assert (result.completed, result.failed, result.failures, result.deltas) == (9, 0, [], 27)
     assert len(result.first_content) == len(result.duration) == 9
+    assert all(byte <= content for byte, content in zip(result.first_byte, result.first_content, strict=True))
     assert result.wall > 0
 
 
@@ -103,3 +107,11 @@ def test_a_process_at_work_has_cpu_time_and_memory(standin: StandinProcess, gene
     assert 0 < used < 5
     assert resident_bytes(roles)["standin"] > 10_000_000
     assert cpu_seconds(roles)["gone"] == resident_bytes(roles)["gone"] == 0
+
+
+def test_what_has_ended_still_counts_with_who_started_it() -> None:
+    before = all_cpu_seconds(os.getpid())
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert 0.4 < all_cpu_seconds(os.getpid()) - before < 10
+    assert all_cpu_seconds(2**22 + 1) == 0

@@ -69,7 +69,7 @@ def test_the_dearer_translated_path_is_held_against_the_peer(ours: float, passed
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    assert {one.passed for one in judge(results())[:-1]} == {None}
+    assert {one.passed for one in judge(results()) if not one.target.startswith("every one of")} == {None}
 
 
 @pytest.mark.parametrize(("last", "passed"), [(6.0, True), (7.0, False)])

@@ -9,11 +9,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from typing import Final, Literal, TypeAlias, get_args
 
 import psutil
 
+from patchbay_bench.claude_figures import ClaudeResults
 from patchbay_bench.environments import PINS
 from patchbay_bench.paths import LeftOut
+
+# What a run may be of: streams through everything, side by side, and requests through `claude` processes.
+Part: TypeAlias = Literal["streams", "claude-cli"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+_VERSIONS: Final = (
+    "patchbay-edge", "grpcio", "aiohttp", "httpx-aiohttp", "uvicorn", "uvloop", "msgspec", "protobuf",
+    "claude-agent-sdk",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +113,12 @@ class Results:
     """Everything one run has found."""
 
     facts: dict[str, object]
+    parts: tuple[Part, ...] = PARTS
     figures: list[Figure] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     # CPU milliseconds per second of each Patchbay role while nothing is asked of it.
     idle_ms: dict[str, float] = field(default_factory=dict)
+    claude_cli: ClaudeResults = field(default_factory=ClaudeResults)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -156,10 +169,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def machine_facts() -> dict[str, object]:
     """What the figures depend on."""
-    versions = {
-        name: metadata.version(name)
-        for name in ("patchbay-edge", "grpcio", "aiohttp", "httpx-aiohttp", "uvicorn", "uvloop", "msgspec", "protobuf")
-    }
+    versions = {name: metadata.version(name) for name in _VERSIONS}
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),

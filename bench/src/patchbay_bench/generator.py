@@ -61,7 +61,7 @@ class _Run:
             self.failed(f"the answer {read.problem}")
         elif read.text != self.job.expected:
             self.failed(f"the answer's text is not the stand-in's: {read.deltas} deltas, {len(read.text)} characters")
-        elif answer.first_content_at is None:
+        elif answer.first_byte_at is None or answer.first_content_at is None:
             self.failed("the answer's first content was not seen")
         else:
             result = self.result
@@ -69,6 +69,7 @@ class _Run:
             result.deltas += read.deltas
             result.received += len(body)
             result.pieces += len(answer.pieces)
+            result.first_byte.append(answer.first_byte_at - answer.sent_at)
             result.first_content.append(answer.first_content_at - answer.sent_at)
             result.duration.append(answer.ended_at - answer.sent_at)
 

@@ -52,6 +52,7 @@ class JobResult(msgspec.Struct, kw_only=True):
         deltas: Content deltas received, over all completed streams.
         received: Bytes of bodies, over all completed streams.
         pieces: HTTP chunks in which they came: the fewer, the more deltas travelled together.
+        first_byte: Of each completed stream, from its request to the first read of its answer.
         first_content: Of each completed stream, from its request to the read that held its first content.
         duration: Of each completed stream, from its request to its end.
         cpu: The generator's own CPU time.
@@ -64,6 +65,7 @@ class JobResult(msgspec.Struct, kw_only=True):
     deltas: int = 0
     received: int = 0
     pieces: int = 0
+    first_byte: list[float] = []
     first_content: list[float] = []
     duration: list[float] = []
     cpu: float = 0.0

@@ -19,6 +19,8 @@ class Plan:
         flat_slow: Whether they are also taken with slow streams, 250 ms between deltas.
         held: Streams open while Patchbay's memory is read.
         peers_held: The same for a peer; 0: its memory under load is not read.
+        claude_rounds: How often each request through a `claude` process is sent.
+        claude_budget: Seconds that all of those may take, starts included: no round begins that would end later.
     """
 
     rounds: int
@@ -29,6 +31,8 @@ class Plan:
     flat_slow: bool
     held: int
     peers_held: int
+    claude_rounds: int
+    claude_budget: float
 
 
 FULL: Final = Plan(
@@ -40,6 +44,8 @@ FULL: Final = Plan(
     flat_slow=True,
     held=1000,
     peers_held=200,
+    claude_rounds=8,
+    claude_budget=105.0,
 )
 QUICK: Final = Plan(
     rounds=1,
@@ -50,4 +56,6 @@ QUICK: Final = Plan(
     flat_slow=False,
     held=1000,
     peers_held=0,
+    claude_rounds=3,
+    claude_budget=50.0,
 )

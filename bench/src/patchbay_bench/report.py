@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from patchbay_bench import paths
-from patchbay_bench.figures import Figure, Results
+from patchbay_bench.claude_figures import PLAIN, ClaudeResults
+from patchbay_bench.figures import Figure, Results, percentile
 from patchbay_bench.measure import FLAT_STREAMS, slope
 from patchbay_bench.targets import Verdict, added_ms, flat_cost, prompt_points
 
@@ -36,6 +38,19 @@ def show(results: Results, verdicts: Sequence[Verdict], console: Console) -> Non
         f"{facts['time']}  {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, "
         f"load average {facts['load_average']}"
     )
+    if "streams" in results.parts:
+        _streams(results, console)
+    if "claude-cli" in results.parts:
+        console.print(_claude_cli(results.claude_cli))
+    for left_out in results.left_out:
+        console.print(f"left out: {left_out.name}: {left_out.reason}", markup=False)
+    for note in results.notes:
+        console.print(note, markup=False)
+    _failures(results, console)
+    console.print(_verdicts(verdicts))
+
+
+def _streams(results: Results, console: Console) -> None:
     for kind, title in (
         ("paced", "Paced: 100 deltas 5 ms apart, 64 streams at once"),
         ("burst", "Burst: 100 deltas without a pause, an HTTP chunk each, 16 streams at once"),
@@ -46,12 +61,6 @@ def show(results: Results, verdicts: Sequence[Verdict], console: Console) -> Non
     console.print(_prompts(results))
     console.print(_flat(results))
     console.print(_memory(results))
-    for left_out in results.left_out:
-        console.print(f"left out: {left_out.name}: {left_out.reason}", markup=False)
-    for note in results.notes:
-        console.print(note, markup=False)
-    _failures(results, console)
-    console.print(_verdicts(verdicts))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -184,12 +193,58 @@ def _memory(results: Results) -> Table:
     return table
 
 
+def _claude_cli(found: ClaudeResults) -> Table:
+    spare = found.spare
+    memory = f". A spare holds {spare.resident:.0f} MB, {spare.unshared:.0f} of them alone" if spare else ""
+    load = f". Load average {min(found.loads):.1f} to {max(found.loads):.1f}" if found.loads else ""
+    table = _table(
+        f"claude-cli: milliseconds to first content, one request at a time{memory}{load}",
+        "way, and what is asked",
+        "requests",
+        "first byte",
+        "p90",
+        "content: least",
+        "median",
+        "p90",
+        "over direct",
+        "growth",
+        "worker's CPU",
+    )
+    for figure in found.figures:
+        if not figure.completed:
+            continue
+        # An agent's turn has a body of its own: what the program asks the API for it is the program's affair.
+        over = found.overhead_ms(figure.way, figure.body, over=PLAIN.label if figure.way == "agent" else "")
+        grown = found.growth_ms(figure.way).get(figure.history)
+        content, byte = sorted(figure.first_content_ms), sorted(figure.first_byte_ms)
+        table.add_row(
+            f"{figure.way}: {figure.body}",
+            str(figure.completed),
+            f"{statistics.median(byte):.0f}",
+            f"{percentile(byte, 0.9):.0f}",
+            f"{content[0]:.0f}",
+            f"{figure.median_ms:.0f}",
+            f"{percentile(content, 0.9):.0f}",
+            "-" if over is None or figure.way == "direct" else f"{over:.0f}",
+            "-" if grown is None else f"{grown:+.0f}",
+            f"{statistics.median(figure.cpu_seconds):.2f} s",
+        )
+    return table
+
+
 def _failures(results: Results, console: Console) -> None:
     for figure in results.figures:
         if figure.failed:
             console.print(
                 f"{figure.path}, {figure.kind}: {figure.failed} of {figure.completed + figure.failed} streams failed: "
                 f"{'; '.join(figure.failures)}",
+                markup=False,
+            )
+    for asked in results.claude_cli.figures:
+        if asked.failed:
+            console.print(
+                f"claude-cli, {asked.way}, {asked.body}: {asked.failed} of {asked.completed + asked.failed} requests "
+                f"failed: {'; '.join(asked.failures)}",
                 markup=False,
             )
 

@@ -23,6 +23,7 @@ class RawAnswer:
 
     sent_at: float
     status: int = 0
+    first_byte_at: float | None = None
     first_content_at: float | None = None
     ended_at: float = 0.0
     pieces: list[bytes] = field(default_factory=list)
@@ -80,6 +81,8 @@ class StreamClient(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        if self._answer is not None and self._answer.first_byte_at is None:
+            self._answer.first_byte_at = time.perf_counter()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

@@ -38,7 +38,7 @@ _SCRIPTS: Final = {
 }
 MODELS: Final = (PACED, BURST, JOINED, *_SCRIPTS)
 
-_KEY: Final = "bench-key-made-up"
+KEY: Final = "bench-key-made-up"
 # More than any run asks for, so that admission is at work and never says no.
 _PLENTY: Final = 10_000_000
 
@@ -79,7 +79,7 @@ def running(*, home: Folder, uv: str | None, peers: bool) -> Iterator[Systems]:
         systems = Systems(standin={"standin": [standin.pid]}, patchbay={}, paths=_direct(standin))
         started = _start_peers(stack, systems, home=home, uv=uv, upstream=standin.url) if peers else []
         valkey = stack.enter_context(ValkeyProcess())
-        cluster = stack.enter_context(Cluster(_config(standin.url), redis_url=valkey.url))
+        cluster = stack.enter_context(Cluster(configuration(_backends(standin.url)), redis_url=valkey.url))
         systems.patchbay = {
             "edge": [edge.pid for edge in cluster.edges],
             **{kind: [worker.pid for worker in workers] for kind, workers in cluster.workers.items()},
@@ -118,16 +118,20 @@ def _children(name: str) -> list[int]:
     return [child.pid for child in psutil.Process().children() if name in child.name()]
 
 
-def _config(upstream: str) -> dict[str, object]:
+def configuration(backends: dict[str, object]) -> dict[str, object]:
     """Patchbay with its features on: keys, limits, logs and metrics as an operator would have them."""
     return {
-        "security": {"require_api_key": True, "api_keys": [_KEY]},
+        "security": {"require_api_key": True, "api_keys": [KEY]},
         "limits": {"requests_per_minute": _PLENTY, "concurrent_requests": _PLENTY},
         "workers": {"capacity": 4000},
-        "backends": {
-            "anthropic": {"base_url": upstream, "api_key": "made-up"},
-            "openai": {"base_url": f"{upstream}/v1", "api_key": "made-up"},
-        },
+        "backends": backends,
+    }
+
+
+def _backends(upstream: str) -> dict[str, object]:
+    return {
+        "anthropic": {"base_url": upstream, "api_key": "made-up"},
+        "openai": {"base_url": f"{upstream}/v1", "api_key": "made-up"},
     }
 
 
@@ -157,8 +161,8 @@ def _direct(standin: StandinProcess) -> list[Path]:
 
 def _patchbay(roles: Roles, port: int) -> list[Path]:
     headers: dict[ClientDialect, dict[str, str]] = {
-        "anthropic": {"x-api-key": _KEY, **VERSION_HEADER},
-        "openai": {"authorization": f"Bearer {_KEY}"},
+        "anthropic": {"x-api-key": KEY, **VERSION_HEADER},
+        "openai": {"authorization": f"Bearer {KEY}"},
     }
     cost = {
         "edge": roles["edge"],

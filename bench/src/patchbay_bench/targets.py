@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from patchbay_bench import paths
+from patchbay_bench.claude_figures import PLAIN, WITH_TOOLS, ClaudeResults
 from patchbay_bench.figures import Figure, Results
 from patchbay_bench.measure import FLAT_STREAMS, slope, without_idle
 
@@ -21,6 +22,10 @@ PROMPT_MS_PER_100_KB: Final = 1.0
 # How much more than the first half of a prompt's bytes the second may cost, and by how much two samples differ anyway.
 CURVATURE: Final = 1.5
 NOISE_MS_PER_100_KB: Final = 0.5
+# Of a request through a `claude` process that waits, beside the same one to the API.
+CLAUDE_OVERHEAD_MS: Final = 350.0
+CLAUDE_HISTORY: Final = 20
+CLAUDE_GROWTH_MS: Final = 500.0
 
 _TRANSLATED: Final = (paths.OPENAI_TO_ANTHROPIC, paths.ANTHROPIC_TO_OPENAI)
 _NATIVE: Final = (paths.NATIVE_ANTHROPIC, paths.NATIVE_OPENAI)
@@ -40,7 +45,14 @@ class Verdict:
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Every target in the order of the report."""
+    """Every target of what the run was of, in the order of the report."""
+    return [
+        *(_streams(results) if "streams" in results.parts else []),
+        *(_claude_cli(results) if "claude-cli" in results.parts else []),
+    ]
+
+
+def _streams(results: Results) -> list[Verdict]:
     return [
         *_shares(results, "paced", (paths.LITELLM_OPENAI, LITELLM_SHARE), (paths.CCPROXY_TRANSLATED, CCPROXY_SHARE)),
         *_native_not_dearer(results),
@@ -172,4 +184,38 @@ def _complete(results: Results) -> Verdict:
     whole = sum(figure.completed for figure in ours)
     return Verdict(
         "every one of Patchbay's answers complete and correct", f"{failed} of {whole + failed} not", not failed
+    )
+
+
+def _claude_cli(results: Results) -> list[Verdict]:
+    return [_claude_overhead(results.claude_cli), _claude_growth(results.claude_cli), _claude_complete(results)]
+
+
+def _claude_overhead(found: ClaudeResults) -> Verdict:
+    target = f"claude-cli: first content through a spare at most {CLAUDE_OVERHEAD_MS:g} ms after the API's, median"
+    bodies = (PLAIN.label, WITH_TOOLS.label)
+    added = {body: value for body in bodies if (value := found.overhead_ms("spare", body)) is not None}
+    if len(added) < len(bodies):
+        return Verdict(target, "not measured", None)
+    measured = ", ".join(f"{value:.0f} ms ({body})" for body, value in added.items())
+    return Verdict(target, measured, max(added.values()) <= CLAUDE_OVERHEAD_MS)
+
+
+def _claude_growth(found: ClaudeResults) -> Verdict:
+    target = f"claude-cli: a history of up to {CLAUDE_HISTORY} messages makes it at most {CLAUDE_GROWTH_MS:g} ms later"
+    grown = {history: value for history, value in found.growth_ms("spare").items() if history <= CLAUDE_HISTORY}
+    if CLAUDE_HISTORY not in grown:
+        return Verdict(target, "not measured", None)
+    measured = ", ".join(f"{value:+.0f} ms ({history})" for history, value in grown.items())
+    return Verdict(target, measured, max(grown.values()) <= CLAUDE_GROWTH_MS)
+
+
+def _claude_complete(results: Results) -> Verdict:
+    figures = results.claude_cli.figures
+    failed = sum(figure.failed for figure in figures)
+    asked = failed + sum(figure.completed for figure in figures)
+    return Verdict(
+        "claude-cli: every answer complete and correct",
+        f"{failed} of {asked} not" if asked else "not measured",
+        not failed if asked else None,
     )
