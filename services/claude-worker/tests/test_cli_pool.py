@@ -361,9 +361,21 @@ async def test_a_process_of_its_own_that_does_not_start_is_said_at_once(claude: 
 
     with pytest.raises(PatchbayError, match="there is no claude program here"):
         await pool.take(None, command_for)
-    # It was that one's own trouble, or is over: the others have their spares.
-    await eventually(lambda: not pool.trouble)
+    # It was that one's own trouble: nobody else hears of it.
+    assert pool.trouble == ""
     pool.give_back(await pool.take())
+
+
+async def test_conversations_leave_room_for_the_spares(start: Start) -> None:
+    pool = await start(min_spare=1, max_processes=3)
+    for number in range(4):
+        pool.give_back(await pool.take(), keep_for=f"conversation-{number}")
+    await spares(pool, 1)
+    assert pool.status().idle == 2
+    assert [pool.keeps(f"conversation-{number}") for number in range(4)] == [False, False, True, True]
+    pool.drop("conversation-3")
+    pool.drop("conversation-3")
+    assert pool.status().idle == 1
 
 
 async def test_a_conversation_whose_process_has_died_gets_another(start: Start) -> None:

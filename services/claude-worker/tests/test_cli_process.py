@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import psutil
@@ -12,7 +11,7 @@ import pytest
 
 from patchbay.testing.eventually import eventually
 from patchbay.testing.scripted_claude import ScriptedClaude
-from patchbay_claude_worker.cli.messages import user_message
+from patchbay_claude_worker.cli.messages import control_request, user_message
 from patchbay_claude_worker.cli.process import CliProcess, ProcessDied, ProcessHangs
 from patchbay_claude_worker.cli.program import Command
 
@@ -89,7 +88,8 @@ async def test_one_that_ends_says_how(
     process = await spawn()
     with pytest.raises(ProcessDied) as raised:
         await process.check(5)
-    assert (raised.value.status, words in str(raised.value)) == (status, True), str(raised.value)
+    assert (raised.value.status, words in raised.value.detail) == (status, True), raised.value.detail
+    assert "luck" not in str(raised.value)
     assert process.crashed
 
 
@@ -146,14 +146,25 @@ async def test_a_crash_is_noticed_even_while_its_tools_hold_its_output(claude: S
     await asyncio.wait_for(process.clear(), timeout=5)
 
 
+async def test_what_several_send_at_once_arrives_line_by_line(claude: ScriptedClaude, spawn: Spawn) -> None:
+    process = await spawn()
+    await process.check(5)
+    lines = [control_request(f"{number}", "x", filler="y" * 600_000) for number in range(4)]
+    sending = asyncio.gather(*(process.send([line], seconds=5) for line in lines))
+    answered: set[str] = set()
+    while len(answered) < 4:
+        answered |= {message.response.request_id for message in await process.read() if message.response}
+    await sending
+    assert answered == {"0", "1", "2", "3"}
+
+
 async def test_clearing_while_somebody_reads_ends_both(claude: ScriptedClaude, spawn: Spawn) -> None:
     process = await spawn()
     await process.check(5)
 
     async def listen() -> None:
-        async with aclosing(process.messages()) as messages:
-            async for _ in messages:
-                continue
+        while await process.read():
+            continue
 
     listening = asyncio.create_task(listen())
     await asyncio.sleep(0)

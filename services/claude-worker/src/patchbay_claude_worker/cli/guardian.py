@@ -49,6 +49,12 @@ def end_marked(marker: str) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
+def list_elsewhere(directory: Path, path: Path) -> None:
+    """Has a file outside of the directory removed with it."""
+    with (directory / ELSEWHERE).open("a", encoding="utf-8") as listed:
+        listed.write(f"{path}\n")
+
+
 def remove_elsewhere(directory: Path) -> None:
     """Removes the files that processes have left outside of the directory."""
     try:

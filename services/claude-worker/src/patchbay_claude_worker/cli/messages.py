@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import structlog
+
+from patchbay.dialects.surrogates import mend_text
+
+log = structlog.get_logger(__name__)
 
 NULL = msgspec.Raw(b"null")
 
@@ -59,13 +64,20 @@ _decode = msgspec.json.Decoder(Message).decode
 
 
 def read_message(line: bytes) -> Message | None:
-    """One line of the program's; None for what is no message, as some builds print a word of their own."""
+    """One line of the program's; None for what is no message, as some builds print a word of their own.
+
+    Halves of surrogate pairs, which JavaScript leaves of a cut emoji and no JSON decoder takes, are mended.
+    """
     if not line.startswith(b"{"):
         return None
     try:
         return _decode(line)
     except msgspec.DecodeError:
-        return None
+        try:
+            return _decode(mend_text(line))
+        except msgspec.DecodeError as error:
+            log.warning("claude_line_unreadable", error=str(error), bytes=len(line))
+            return None
 
 
 def control_request(request_id: str, subtype: str, **fields: object) -> bytes:

@@ -29,6 +29,7 @@ _TEND_SECONDS = 5.0
 # A spare is asked this often whether it still answers.
 _CHECK_SECONDS = 60.0
 _FIRST_BACKOFF_SECONDS = 0.5
+_RESTOCK_SECONDS = 0.3
 _LONGEST_BACKOFF_SECONDS = 30.0
 _MEBIBYTE = 1024 * 1024
 _TENDER, _CLEAR = "pool-tender", "pool-clear"
@@ -154,7 +155,8 @@ class Pool:
         self._busy.add(process)
         self._wait_seconds = time.monotonic() - started
         metrics.CLI_WAIT_SECONDS.labels(self._name).observe(self._wait_seconds)
-        self._refill()
+        # A start takes a second of processor time, which the chat that has just got its process needs first.
+        asyncio.get_running_loop().call_later(_RESTOCK_SECONDS, self._refill)
         return process
 
     def give_back(self, process: CliProcess, *, keep_for: str | None = None, reason: str = "done") -> None:
@@ -173,6 +175,7 @@ class Pool:
             if previous is not None:
                 self._retire(previous[0], "replaced")
             self._kept[keep_for] = (process, time.monotonic())
+            self._make_room_for_spares()
             # Somebody may be waiting while this one only waits for its conversation.
             self._make_room()
         else:
@@ -183,6 +186,13 @@ class Pool:
         """Whether a living process waits for the next turn of a conversation."""
         kept = self._kept.get(conversation) if conversation is not None else None
         return kept is not None and kept[0].alive
+
+    def drop(self, conversation: str) -> None:
+        """Retires the process kept for a conversation, which is not gone on with."""
+        kept = self._kept.pop(conversation, None)
+        if kept is not None:
+            self._retire(kept[0], "stale")
+            self._refill()
 
     def _may_keep(self, process: CliProcess) -> bool:
         return (
@@ -249,8 +259,11 @@ class Pool:
         return sum(waiter.takes_any for waiter in self._waiters)
 
     def _retry_after(self) -> float:
-        """About how long until one is free: nobody knows how long answers take, but a queue says something."""
-        return float(min(30, 1 + len(self._waiters) // max(1, self._options.max_processes)))
+        """About how long until one is free: nobody knows how long answers take, but a queue says something.
+
+        No edge waits so long itself, to stand in the same queue again.
+        """
+        return float(min(30, 2 + len(self._waiters) // max(1, self._options.max_processes)))
 
     @property
     def _total(self) -> int:
@@ -270,6 +283,13 @@ class Pool:
         # A spare is of no use to who needs a process of its own.
         for _ in range(min(len(self._waiters) - self._generic_waiters - coming, len(self._spares))):
             self._retire(self._spares.popleft(), "evicted")
+
+    def _make_room_for_spares(self) -> None:
+        """The conversations idle for longest give way to the spares that are wanted."""
+        most = max(1, self._options.max_processes - self._options.min_spare)
+        while len(self._kept) > most:
+            _, (process, _) = self._kept.popitem(last=False)
+            self._retire(process, "evicted")
 
     def _refill(self) -> None:
         """Starts as many processes as are wanted and may be."""
@@ -359,13 +379,22 @@ class Pool:
         """A process did not start: say so once, and try again after a while."""
         if not isinstance(error, (ProcessDied, ProcessHangs)):
             self._count_crash()
-        if str(error) != self.trouble:
-            log.error("claude_does_not_start", backend=self._name, error=str(error))
-        self.trouble = str(error)
+        words = error.detail if isinstance(error, ProcessDied) else str(error)
+        if waiter is not None:
+            # Its own command may be at fault: that is no trouble of anybody else's.
+            log.warning("claude_does_not_start", backend=self._name, error=words, alone=True)
+            if not waiter.future.done():
+                self._waiters.remove(waiter)
+                waiter.future.set_exception(PatchbayError(make_error(UNAVAILABLE, str(error), retry_after=1)))
+            self._refill()
+            return
+        if words != self.trouble:
+            log.error("claude_does_not_start", backend=self._name, error=words)
+        self.trouble = words
         self._backoff = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2 or _FIRST_BACKOFF_SECONDS)
         # Nobody is to wait for what does not come; those that were launched beside this one may yet be better.
         for one in list(self._waiters):
-            if one is waiter or not self._launched:
+            if not self._launched:
                 self._waiters.remove(one)
                 one.future.set_exception(self._unavailable())
         self._refill()

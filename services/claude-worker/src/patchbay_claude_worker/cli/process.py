@@ -11,14 +11,14 @@ import tempfile
 import time
 import uuid
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 
 from patchbay.upstream.silence import SilenceWatch
 from patchbay_claude_worker.cli import launch
-from patchbay_claude_worker.cli.guardian import ELSEWHERE, MARKER_VARIABLE, end_marked
+from patchbay_claude_worker.cli.guardian import MARKER_VARIABLE, end_marked, list_elsewhere
 from patchbay_claude_worker.cli.messages import Message, control_request, read_message
 from patchbay_claude_worker.cli.program import Command
 
@@ -42,10 +42,15 @@ class ProcessDied(Exception):
     """
 
     def __init__(self, status: int | None, stderr: str) -> None:
-        said = f": {stderr.strip().splitlines()[-1][:300]}" if stderr.strip() else ""
-        super().__init__(f"the claude process ended with status {status}{said}")
+        super().__init__(f"the claude process ended with status {status}")
         self.status = status
         self.stderr = stderr
+
+    @property
+    def detail(self) -> str:
+        """What happened with the program's last words, which are for the operator and no client."""
+        said = f": {self.stderr.strip().splitlines()[-1][:300]}" if self.stderr.strip() else ""
+        return f"{self}{said}"
 
 
 class ProcessHangs(Exception):
@@ -70,6 +75,7 @@ class CliProcess:
         self._stderr = bytearray()
         self._reading_stderr = asyncio.create_task(self._read_stderr(), name="claude-stderr")
         self._rest = bytearray()
+        self._writing = asyncio.Lock()
         # What came together with a message that was waited for.
         self._unread: list[Message] = []
         self._elsewhere: set[Path] = set()
@@ -93,7 +99,8 @@ class CliProcess:
         home = Path(tempfile.mkdtemp(prefix="home-", dir=directory))
         own_marker = f"{marker}.{home.name}"
         try:
-            command = command_for(home)
+            # It may have transcripts to write.
+            command = await asyncio.to_thread(command_for, home)
             (home / "tmp").mkdir()
             process = await start_program(command, own_marker)
         except BaseException:
@@ -101,6 +108,7 @@ class CliProcess:
             raise
         started = cls(process, home, own_marker)
         started._config = command.environ.get("CLAUDE_CONFIG_DIR", "")
+        started._elsewhere.update(command.elsewhere)
         return started
 
     @property
@@ -150,19 +158,24 @@ class CliProcess:
             ProcessHangs: It does not read.
             ProcessDied: It has ended.
         """
-        stdin = self._process.stdin
-        assert stdin is not None
         try:
             with SilenceWatch(seconds) as watch:
-                for line in lines:
-                    for start in range(0, len(line), _READ_BYTES):
-                        stdin.write(line[start : start + _READ_BYTES])
-                        await stdin.drain()
-                        watch.heard()
+                # A long line is written in pieces, between which nobody else's may come.
+                async with self._writing:
+                    await self._write(lines, watch)
         except TimeoutError as error:
             raise ProcessHangs(f"the claude process did not read its input for {seconds:g} s") from error
         except (ConnectionError, RuntimeError) as error:
             raise await self.death() from error
+
+    async def _write(self, lines: Iterable[bytes], watch: SilenceWatch) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        for line in lines:
+            for start in range(0, len(line), _READ_BYTES):
+                stdin.write(line[start : start + _READ_BYTES])
+                await stdin.drain()
+                watch.heard()
 
     async def wait_for(self, wanted: Callable[[Message], bool], *, seconds: float) -> Message:
         """The first message that is wanted; those before it are passed over.
@@ -213,15 +226,12 @@ class CliProcess:
         assert stdout is not None
         return await stdout.read(_READ_BYTES)
 
-    async def messages(self) -> AsyncGenerator[Message, None]:
-        """Every message from now on. Raises ProcessDied at its end."""
-        while True:
-            for message in await self.read():
-                yield message
-
     def kill(self) -> None:
         """Ends it at once, with all that it has started in its group. The upstream sees its connection close."""
-        self._killed = self._killed or self.alive
+        if not self.alive:
+            # Its number may be another's by now.
+            return
+        self._killed = True
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -236,12 +246,7 @@ class CliProcess:
         if path in self._elsewhere or path.is_relative_to(self.home):
             return
         self._elsewhere.add(path)
-        with (self.home.parent / ELSEWHERE).open("a", encoding="utf-8") as listed:
-            listed.write(f"{path}\n")
-
-    async def ended(self) -> int:
-        """Waits for its end; its exit status."""
-        return await self._process.wait()
+        list_elsewhere(self.home.parent, path)
 
     async def clear(self) -> None:
         """Kills it if it lives, waits for its end and that of all it has started, and removes its home."""

@@ -39,11 +39,15 @@ class ProgramMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run: its path with its arguments, its whole environment, and the directory it works in."""
+    """A program to run: its path with its arguments, its whole environment, and the directory it works in.
+
+    `elsewhere` names files outside of its home that are to be removed with it.
+    """
 
     arguments: tuple[str, ...]
     environ: Mapping[str, str]
     cwd: str
+    elsewhere: tuple[Path, ...] = ()
 
 
 def find_program(cli_path: str | None) -> str:
