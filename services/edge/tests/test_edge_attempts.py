@@ -10,7 +10,7 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
-from patchbay.canonical import ChatEvent, Head, Ping, Usage
+from patchbay.canonical import ChatEvent, Head, Ping, Started, Usage
 from patchbay.errors import (
     AUTHENTICATION,
     CONTEXT_LENGTH,
@@ -327,3 +327,13 @@ async def test_a_request_that_cannot_be_made_is_not_sent() -> None:
         with pytest.raises(PatchbayError):
             await opened.attempts.open([Target(backend("a"), "m")], refuse, is_committed=lambda: False)
         assert worker.requests == []
+
+
+async def test_an_answer_that_is_under_way_is_asked_for_once() -> None:
+    """An agent's tools may have run, though it has said nothing yet."""
+    under_way = ChatEvent(started=Started(id="answer-1", under_way=True))
+    worker = ScriptedWorker([[[under_way], error(OVERLOADED)]], backends=[("a", ""), ("b", "")])
+    async with opening(worker) as opened:
+        events = await opened.answer("a", "b")
+        assert [event.WhichOneof("event") for event in events] == ["started", "error"]
+        assert opened.tried == ["a@w0"]

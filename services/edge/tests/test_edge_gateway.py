@@ -141,6 +141,15 @@ async def test_a_users_name_names_no_conversation(start_edge: StartEdge, user: s
         assert worker.requests[0].session_id == session
 
 
+async def test_a_conversation_may_be_named_for_us(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("x")])
+    async with start_edge(worker) as running:
+        for name in ("x-patchbay-session", "x-claude-code-session-id"):
+            await running.client.post(ANTHROPIC, json=CHAT, headers={name: "s1"})
+        named = [(request.session_id, request.session_named) for request in worker.requests]
+        assert named == [("s1", True), ("s1", False)]
+
+
 async def test_passes_what_the_worker_needs(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("x")])
     async with start_edge(worker, security=KEYS) as running:

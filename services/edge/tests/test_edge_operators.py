@@ -50,7 +50,16 @@ def test_a_web_page_whose_name_leads_here_is_not() -> None:
         require_operator(callers(), rebound)
 
 
-@pytest.mark.parametrize("elsewhere", [request(host="10.0.0.7"), request(x_forwarded_for="10.0.0.7")])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        request(host="10.0.0.7"),
+        *(
+            request(**{name: "10.0.0.7"})
+            for name in ("x_forwarded_for", "x_forwarded_proto", "via", "cf_connecting_ip")
+        ),
+    ],
+)
 def test_without_keys_nobody_else_is(elsewhere: Request) -> None:
     with pytest.raises(PatchbayError, match="call from this machine itself"):
         require_operator(callers(), elsewhere)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import cast
 
 import msgspec
@@ -23,6 +23,8 @@ class ConversationRecord(msgspec.Struct, frozen=True):
         turn: How many turns it has had.
         messages: How many messages the client's request had at the last turn.
         fingerprint: Of those messages, to see whether the client goes on with them.
+        system: A digest of the client's system prompt.
+        is_under_way: The turn with those messages has begun, and not ended.
         worker_id: Whose process had the last turn.
     """
 
@@ -31,12 +33,18 @@ class ConversationRecord(msgspec.Struct, frozen=True):
     turn: int
     messages: int
     fingerprint: str
+    system: str
     worker_id: str
+    is_under_way: bool = False
 
 
-def conversation_id(*, backend: str, key_id: str, session: str) -> str:
-    """The id of a conversation: callers with different keys never share one, whatever they call it."""
-    return hashlib.sha256("\0".join((backend, key_id, session)).encode()).hexdigest()[:32]
+def conversation_id(*, backend: str, key_id: str, session: str, story: str = "") -> str:
+    """The id of a conversation: callers with different keys never share one, whatever they call it.
+
+    Args:
+        story: How it begins, where one session has several conversations.
+    """
+    return hashlib.sha256("\0".join((backend, key_id, session, story)).encode()).hexdigest()[:32]
 
 
 class Conversations:
@@ -97,14 +105,3 @@ class Conversations:
         async with deadline(self._timeout):
             reply = await self._redis.execute_command("SMEMBERS", keys.transcripts(session_id))
         return sorted(name.decode() for name in cast("Iterable[bytes]", reply))
-
-    async def delete_transcripts(self, session_id: str, names: Sequence[str]) -> None:
-        """Deletes transcripts of a session."""
-        if not names:
-            return
-        gone = [
-            key for name in names for key in (keys.transcript(session_id, name), keys.transcript_ids(session_id, name))
-        ]
-        async with deadline(self._timeout):
-            await self._redis.execute_command("DEL", *gone)
-            await self._redis.execute_command("SREM", keys.transcripts(session_id), *names)

@@ -275,22 +275,26 @@ class Started(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    UNDER_WAY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The provider's id of the answer; empty when it gave none."""
     model: _builtins.str
     """The model that answers, as the provider names it."""
     created: _builtins.int
     """Seconds since the epoch; 0 when the provider did not say."""
+    under_way: _builtins.bool
+    """The answer may have effects from now on (an agent's tools): whatever becomes of it, nobody asks for it again."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         model: _builtins.str = ...,
         created: _builtins.int = ...,
+        under_way: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "id", b"id", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "id", b"id", "model", b"model", "under_way", b"under_way"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

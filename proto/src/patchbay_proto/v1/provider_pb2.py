@@ -26,7 +26,7 @@ from patchbay_proto.v1 import chat_pb2 as patchbay_dot_v1_dot_chat__pb2
 from patchbay_proto.v1 import events_pb2 as patchbay_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apatchbay/v1/provider.proto\x12\x0bpatchbay.v1\x1a\x16patchbay/v1/chat.proto\x1a\x18patchbay/v1/events.proto\"<\n\x06\x43\x61ller\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\"\x95\x01\n\nCredential\x12.\n\x06scheme\x18\x01 \x01(\x0e\x32\x1e.patchbay.v1.Credential.Scheme\x12\x0e\n\x06secret\x18\x02 \x01(\t\"G\n\x06Scheme\x12\x16\n\x12SCHEME_UNSPECIFIED\x10\x00\x12\x11\n\rSCHEME_BEARER\x10\x01\x12\x12\n\x0eSCHEME_API_KEY\x10\x02\".\n\rNativeRequest\x12\x0f\n\x07\x64ialect\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x83\x03\n\x0b\x43hatRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.patchbay.v1.Caller\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12!\n\x04\x63hat\x18\x06 \x01(\x0b\x32\x11.patchbay.v1.ChatH\x00\x12,\n\x06native\x18\x07 \x01(\x0b\x32\x1a.patchbay.v1.NativeRequestH\x00\x12+\n\ncredential\x18\x08 \x01(\x0b\x32\x17.patchbay.v1.Credential\x12\x36\n\x07headers\x18\t \x03(\x0b\x32%.patchbay.v1.ChatRequest.HeadersEntry\x12\x16\n\x0e\x63lient_dialect\x18\n \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"\xe5\x02\n\x12\x43ountTokensRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.patchbay.v1.Caller\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.patchbay.v1.ChatH\x00\x12,\n\x06native\x18\x06 \x01(\x0b\x32\x1a.patchbay.v1.NativeRequestH\x00\x12+\n\ncredential\x18\x07 \x01(\x0b\x32\x17.patchbay.v1.Credential\x12=\n\x07headers\x18\x08 \x03(\x0b\x32,.patchbay.v1.CountTokensRequest.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"a\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x11\n\testimated\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.patchbay.v1.Error\"Q\n\x11ListModelsRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12+\n\ncredential\x18\x02 \x01(\x0b\x32\x17.patchbay.v1.Credential\"]\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x10\n\x08owned_by\x18\x05 \x01(\t\"\xaa\x01\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.patchbay.v1.Model\x12?\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32-.patchbay.v1.ListModelsResponse.FailuresEntry\x1a/\n\rFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0f\n\rStatusRequest\"\xa9\x01\n\rBackendStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x03 \x01(\t\x12\x11\n\tsigned_in\x18\x04 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\t\x12\x13\n\x0b\x63redentials\x18\x07 \x01(\t\x12%\n\x04pool\x18\x08 \x01(\x0b\x32\x17.patchbay.v1.PoolStatus\"\xda\x01\n\nPoolStatus\x12\r\n\x05spare\x18\x01 \x01(\r\x12\x0c\n\x04\x62usy\x18\x02 \x01(\r\x12\x0c\n\x04idle\x18\x03 \x01(\r\x12\x10\n\x08starting\x18\x04 \x01(\r\x12\x0b\n\x03max\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x11\n\trss_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07spawned\x18\x08 \x01(\x04\x12\x0f\n\x07retired\x18\t \x01(\x04\x12\x0f\n\x07\x63rashed\x18\n \x01(\x04\x12\x15\n\rspawn_seconds\x18\x0b \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x0c \x01(\x01\"?\n\x0cLoginRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x10\n\x08login_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"t\n\rLoginResponse\x12\x10\n\x08login_id\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x11\n\tsigned_in\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.patchbay.v1.Error\" \n\rLogoutRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\"V\n\x0eLogoutResponse\x12\x11\n\tsigned_in\x18\x01 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.patchbay.v1.Error\"\x99\x01\n\x0eStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x08\x62\x61\x63kends\x18\x03 \x03(\x0b\x32\x1a.patchbay.v1.BackendStatus\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x11\n\tin_flight\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x32\xae\x03\n\x08Provider\x12;\n\x04\x43hat\x12\x18.patchbay.v1.ChatRequest\x1a\x17.patchbay.v1.ChatEvents0\x01\x12P\n\x0b\x43ountTokens\x12\x1f.patchbay.v1.CountTokensRequest\x1a .patchbay.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.patchbay.v1.ListModelsRequest\x1a\x1f.patchbay.v1.ListModelsResponse\x12\x41\n\x06Status\x12\x1a.patchbay.v1.StatusRequest\x1a\x1b.patchbay.v1.StatusResponse\x12>\n\x05Login\x12\x19.patchbay.v1.LoginRequest\x1a\x1a.patchbay.v1.LoginResponse\x12\x41\n\x06Logout\x12\x1a.patchbay.v1.LogoutRequest\x1a\x1b.patchbay.v1.LogoutResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apatchbay/v1/provider.proto\x12\x0bpatchbay.v1\x1a\x16patchbay/v1/chat.proto\x1a\x18patchbay/v1/events.proto\"<\n\x06\x43\x61ller\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\"\x95\x01\n\nCredential\x12.\n\x06scheme\x18\x01 \x01(\x0e\x32\x1e.patchbay.v1.Credential.Scheme\x12\x0e\n\x06secret\x18\x02 \x01(\t\"G\n\x06Scheme\x12\x16\n\x12SCHEME_UNSPECIFIED\x10\x00\x12\x11\n\rSCHEME_BEARER\x10\x01\x12\x12\n\x0eSCHEME_API_KEY\x10\x02\".\n\rNativeRequest\x12\x0f\n\x07\x64ialect\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x9a\x03\n\x0b\x43hatRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.patchbay.v1.Caller\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12!\n\x04\x63hat\x18\x06 \x01(\x0b\x32\x11.patchbay.v1.ChatH\x00\x12,\n\x06native\x18\x07 \x01(\x0b\x32\x1a.patchbay.v1.NativeRequestH\x00\x12+\n\ncredential\x18\x08 \x01(\x0b\x32\x17.patchbay.v1.Credential\x12\x36\n\x07headers\x18\t \x03(\x0b\x32%.patchbay.v1.ChatRequest.HeadersEntry\x12\x16\n\x0e\x63lient_dialect\x18\n \x01(\t\x12\x15\n\rsession_named\x18\x0b \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"\xe5\x02\n\x12\x43ountTokensRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.patchbay.v1.Caller\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.patchbay.v1.ChatH\x00\x12,\n\x06native\x18\x06 \x01(\x0b\x32\x1a.patchbay.v1.NativeRequestH\x00\x12+\n\ncredential\x18\x07 \x01(\x0b\x32\x17.patchbay.v1.Credential\x12=\n\x07headers\x18\x08 \x03(\x0b\x32,.patchbay.v1.CountTokensRequest.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"a\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x11\n\testimated\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.patchbay.v1.Error\"Q\n\x11ListModelsRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12+\n\ncredential\x18\x02 \x01(\x0b\x32\x17.patchbay.v1.Credential\"]\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x10\n\x08owned_by\x18\x05 \x01(\t\"\xaa\x01\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.patchbay.v1.Model\x12?\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32-.patchbay.v1.ListModelsResponse.FailuresEntry\x1a/\n\rFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0f\n\rStatusRequest\"\xa9\x01\n\rBackendStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x03 \x01(\t\x12\x11\n\tsigned_in\x18\x04 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\t\x12\x13\n\x0b\x63redentials\x18\x07 \x01(\t\x12%\n\x04pool\x18\x08 \x01(\x0b\x32\x17.patchbay.v1.PoolStatus\"\xda\x01\n\nPoolStatus\x12\r\n\x05spare\x18\x01 \x01(\r\x12\x0c\n\x04\x62usy\x18\x02 \x01(\r\x12\x0c\n\x04idle\x18\x03 \x01(\r\x12\x10\n\x08starting\x18\x04 \x01(\r\x12\x0b\n\x03max\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12\x11\n\trss_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07spawned\x18\x08 \x01(\x04\x12\x0f\n\x07retired\x18\t \x01(\x04\x12\x0f\n\x07\x63rashed\x18\n \x01(\x04\x12\x15\n\rspawn_seconds\x18\x0b \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x0c \x01(\x01\"?\n\x0cLoginRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x10\n\x08login_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"t\n\rLoginResponse\x12\x10\n\x08login_id\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x11\n\tsigned_in\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.patchbay.v1.Error\" \n\rLogoutRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\"V\n\x0eLogoutResponse\x12\x11\n\tsigned_in\x18\x01 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.patchbay.v1.Error\"\x99\x01\n\x0eStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x08\x62\x61\x63kends\x18\x03 \x03(\x0b\x32\x1a.patchbay.v1.BackendStatus\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x11\n\tin_flight\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x32\xae\x03\n\x08Provider\x12;\n\x04\x43hat\x12\x18.patchbay.v1.ChatRequest\x1a\x17.patchbay.v1.ChatEvents0\x01\x12P\n\x0b\x43ountTokens\x12\x1f.patchbay.v1.CountTokensRequest\x1a .patchbay.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.patchbay.v1.ListModelsRequest\x1a\x1f.patchbay.v1.ListModelsResponse\x12\x41\n\x06Status\x12\x1a.patchbay.v1.StatusRequest\x1a\x1b.patchbay.v1.StatusResponse\x12>\n\x05Login\x12\x19.patchbay.v1.LoginRequest\x1a\x1a.patchbay.v1.LoginResponse\x12\x41\n\x06Logout\x12\x1a.patchbay.v1.LogoutRequest\x1a\x1b.patchbay.v1.LogoutResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,39 +48,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NATIVEREQUEST']._serialized_start=307
   _globals['_NATIVEREQUEST']._serialized_end=353
   _globals['_CHATREQUEST']._serialized_start=356
-  _globals['_CHATREQUEST']._serialized_end=743
-  _globals['_CHATREQUEST_HEADERSENTRY']._serialized_start=686
-  _globals['_CHATREQUEST_HEADERSENTRY']._serialized_end=732
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=746
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1103
-  _globals['_COUNTTOKENSREQUEST_HEADERSENTRY']._serialized_start=686
-  _globals['_COUNTTOKENSREQUEST_HEADERSENTRY']._serialized_end=732
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1105
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1202
-  _globals['_LISTMODELSREQUEST']._serialized_start=1204
-  _globals['_LISTMODELSREQUEST']._serialized_end=1285
-  _globals['_MODEL']._serialized_start=1287
-  _globals['_MODEL']._serialized_end=1380
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1383
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1553
-  _globals['_LISTMODELSRESPONSE_FAILURESENTRY']._serialized_start=1506
-  _globals['_LISTMODELSRESPONSE_FAILURESENTRY']._serialized_end=1553
-  _globals['_STATUSREQUEST']._serialized_start=1555
-  _globals['_STATUSREQUEST']._serialized_end=1570
-  _globals['_BACKENDSTATUS']._serialized_start=1573
-  _globals['_BACKENDSTATUS']._serialized_end=1742
-  _globals['_POOLSTATUS']._serialized_start=1745
-  _globals['_POOLSTATUS']._serialized_end=1963
-  _globals['_LOGINREQUEST']._serialized_start=1965
-  _globals['_LOGINREQUEST']._serialized_end=2028
-  _globals['_LOGINRESPONSE']._serialized_start=2030
-  _globals['_LOGINRESPONSE']._serialized_end=2146
-  _globals['_LOGOUTREQUEST']._serialized_start=2148
-  _globals['_LOGOUTREQUEST']._serialized_end=2180
-  _globals['_LOGOUTRESPONSE']._serialized_start=2182
-  _globals['_LOGOUTRESPONSE']._serialized_end=2268
-  _globals['_STATUSRESPONSE']._serialized_start=2271
-  _globals['_STATUSRESPONSE']._serialized_end=2424
-  _globals['_PROVIDER']._serialized_start=2427
-  _globals['_PROVIDER']._serialized_end=2857
+  _globals['_CHATREQUEST']._serialized_end=766
+  _globals['_CHATREQUEST_HEADERSENTRY']._serialized_start=709
+  _globals['_CHATREQUEST_HEADERSENTRY']._serialized_end=755
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=769
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1126
+  _globals['_COUNTTOKENSREQUEST_HEADERSENTRY']._serialized_start=709
+  _globals['_COUNTTOKENSREQUEST_HEADERSENTRY']._serialized_end=755
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1128
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1225
+  _globals['_LISTMODELSREQUEST']._serialized_start=1227
+  _globals['_LISTMODELSREQUEST']._serialized_end=1308
+  _globals['_MODEL']._serialized_start=1310
+  _globals['_MODEL']._serialized_end=1403
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1406
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1576
+  _globals['_LISTMODELSRESPONSE_FAILURESENTRY']._serialized_start=1529
+  _globals['_LISTMODELSRESPONSE_FAILURESENTRY']._serialized_end=1576
+  _globals['_STATUSREQUEST']._serialized_start=1578
+  _globals['_STATUSREQUEST']._serialized_end=1593
+  _globals['_BACKENDSTATUS']._serialized_start=1596
+  _globals['_BACKENDSTATUS']._serialized_end=1765
+  _globals['_POOLSTATUS']._serialized_start=1768
+  _globals['_POOLSTATUS']._serialized_end=1986
+  _globals['_LOGINREQUEST']._serialized_start=1988
+  _globals['_LOGINREQUEST']._serialized_end=2051
+  _globals['_LOGINRESPONSE']._serialized_start=2053
+  _globals['_LOGINRESPONSE']._serialized_end=2169
+  _globals['_LOGOUTREQUEST']._serialized_start=2171
+  _globals['_LOGOUTREQUEST']._serialized_end=2203
+  _globals['_LOGOUTRESPONSE']._serialized_start=2205
+  _globals['_LOGOUTRESPONSE']._serialized_end=2291
+  _globals['_STATUSRESPONSE']._serialized_start=2294
+  _globals['_STATUSRESPONSE']._serialized_end=2447
+  _globals['_PROVIDER']._serialized_start=2450
+  _globals['_PROVIDER']._serialized_end=2880
 # @@protoc_insertion_point(module_scope)

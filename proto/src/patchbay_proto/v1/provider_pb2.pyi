@@ -152,6 +152,7 @@ class ChatRequest(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     CLIENT_DIALECT_FIELD_NUMBER: _builtins.int
+    SESSION_NAMED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Patchbay's id of the client's request."""
     session_id: _builtins.str
@@ -161,6 +162,10 @@ class ChatRequest(_message.Message):
     """The model to ask the upstream for."""
     client_dialect: _builtins.str
     """The dialect of the client, for the wording of warnings."""
+    session_named: _builtins.bool
+    """`session_id` is a name that the client gave the conversation for us, so that it need not repeat what was said; unset:
+    the client's own session, which may have several conversations.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -186,10 +191,11 @@ class ChatRequest(_message.Message):
         credential: Global___Credential | None = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         client_dialect: _builtins.str = ...,
+        session_named: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "chat", b"chat", "credential", b"credential", "native", b"native", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "caller", b"caller", "chat", b"chat", "client_dialect", b"client_dialect", "credential", b"credential", "headers", b"headers", "model", b"model", "native", b"native", "payload", b"payload", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "caller", b"caller", "chat", b"chat", "client_dialect", b"client_dialect", "credential", b"credential", "headers", b"headers", "model", b"model", "native", b"native", "payload", b"payload", "request_id", b"request_id", "session_id", b"session_id", "session_named", b"session_named"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["chat", "native"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015

@@ -218,6 +218,8 @@ def _judge(events: Sequence[ChatEvent]) -> Error | bool:
         kind = event.WhichOneof("event")
         if kind == "error":
             return event.error
+        if kind == "started" and event.started.under_way:
+            return True
         if kind in _DECISIVE or (kind == "native" and not event.native.preamble):
             return True
         if kind == "block_start" and event.block_start.WhichOneof("kind") not in _EMPTY_STARTS:

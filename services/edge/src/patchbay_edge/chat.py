@@ -32,7 +32,9 @@ log = structlog.get_logger(__name__)
 _FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
 # Claude Code names its session in `metadata.user_id`, as JSON or, before 2.1, at the end of a text.
 _SESSION_IN_USER = re.compile(r'"session_id"\s*:\s*"([^"]+)"|_session_([0-9a-f-]{36})\Z')
-_SESSION_HEADERS = ("x-patchbay-session", "x-claude-code-session-id", "session-id", "session_id")
+# The name that a client gives a conversation for us, rather than for itself.
+_OWN_SESSION_HEADER = "x-patchbay-session"
+_SESSION_HEADERS = (_OWN_SESSION_HEADER, "x-claude-code-session-id", "session-id", "session_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Requests:
             caller=job.identity.caller,
             request_id=job.exchange.request_id,
             session_id=self._session,
+            session_named=_OWN_SESSION_HEADER in job.exchange.headers,
             backend=target.backend.name,
             client_dialect=job.dialect.name,
             headers=forwarded_headers(job.exchange.headers),

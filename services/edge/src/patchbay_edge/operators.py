@@ -11,7 +11,7 @@ from patchbay.settings import is_loopback
 from patchbay_edge.callers import Callers, Identity
 
 # What a proxy adds: the connection's own address is then not the caller's.
-_FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip")
+_FORWARDING = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
 
 
 def is_operator(identity: Identity, callers: Callers, request: Request) -> bool:
@@ -52,4 +52,4 @@ def require_json(request: Request) -> None:
 
 
 def _is_forwarded(headers: Mapping[str, str]) -> bool:
-    return any(name in headers for name in _FORWARDING)
+    return any(name in _FORWARDING or name.startswith("x-forwarded-") for name in headers)
