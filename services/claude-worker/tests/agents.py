@@ -24,9 +24,10 @@ def request(
     key: str = "alice",
     model: str = "standin",
     client: str = "anthropic",
+    named: bool = True,
     **fields: object,
 ) -> ChatRequest:
-    """A request of these messages, each a role and a text."""
+    """A request of these messages, each a role and a text; `named`: in a session named for us."""
     body = {
         "model": model,
         "max_tokens": 1000,
@@ -36,7 +37,13 @@ def request(
     }
     chat = DIALECT.read_request(json.dumps(body).encode())
     return ChatRequest(
-        backend="agent", model=model, chat=chat, session_id=session, caller=Caller(key_id=key), client_dialect=client
+        backend="agent",
+        model=model,
+        chat=chat,
+        session_id=session,
+        session_named=named and bool(session),
+        caller=Caller(key_id=key),
+        client_dialect=client,
     )
 
 

@@ -51,8 +51,11 @@ def test_mcp_servers_have_what_they_are_given(tmp_path: Path) -> None:
         "a": {"command": "/bin/a", "args": ["-x"], "env": {"TOKEN": "t"}},
         "b": {"type": "http", "url": "https://b.example/mcp", "headers": {"authorization": "secret"}},
     }
-    written = json.loads(option(built(tmp_path, mcp_servers=servers), "--mcp-config") or "")
-    assert written == {
+    made = built(tmp_path, mcp_servers=servers)
+    assert not any("secret" in argument for argument in made.arguments)
+    place = Path(option(made, "--mcp-config") or "")
+    assert (place.parent, place.stat().st_mode & 0o777) == (tmp_path, 0o600)
+    assert json.loads(place.read_text()) == {
         "mcpServers": {
             "a": {"type": "stdio", "command": "/bin/a", "args": ["-x"], "env": {"TOKEN": "t"}},
             "b": {"type": "http", "url": "https://b.example/mcp", "headers": {"authorization": "secret"}},
@@ -97,11 +100,27 @@ def test_files_are_where_the_account_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [("alice", "alice"), ("", "anonymous"), ("../../etc", "______etc"), ("a/b c", "a_b_c"), (".", "_")]
+    ("key", "name"),
+    [
+        ("alice", "alice"),
+        ("", "anonymous"),
+        ("anonymous", "anonymous-2f183a4e6449"),
+        ("../../etc", "______etc-"),
+        ("a/b c", "a_b_c-"),
+        (".", "_-"),
+    ],
 )
 def test_a_keys_directory_is_below_the_configured_one(tmp_path: Path, key: str, name: str) -> None:
     config = backend_of(cwd=f"{tmp_path}/{{key}}/src").claude_cli
     assert config is not None
     made = working_directory(config, key)
-    assert made == tmp_path / name / "src"
+    assert (made.parent.parent, made.name) == (tmp_path, "src")
+    assert made.parent.name == name or made.parent.name.startswith(name)
     assert made.is_dir()
+
+
+def test_no_two_keys_share_a_directory(tmp_path: Path) -> None:
+    config = backend_of(cwd=f"{tmp_path}/{{key}}").claude_cli
+    assert config is not None
+    keys = ["team.x", "team_x", "team x", "", "anonymous"]
+    assert len({working_directory(config, key) for key in keys}) == len(keys)

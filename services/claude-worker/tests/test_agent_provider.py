@@ -260,6 +260,77 @@ async def test_tells_the_story_anew_when_the_client_changes_it(
     assert texts(standin)[-1] == ["another", "story", "told"]
 
 
+async def test_a_turn_that_somebody_else_has_answered_is_told(
+    redis: Redis, standin: StandinProcess, work: Path
+) -> None:
+    said = [("user", "one")]
+    async with agent(redis, standin.url, work) as provider:
+        said += [("assistant", text_of(await answer(provider, request(*said)))), ("user", "two")]
+        # Another backend has answered this one.
+        said += [("assistant", "the answer is ultramarine"), ("user", "three")]
+        await answer(provider, request(*said))
+        assert "the answer is ultramarine" in texts(standin)[-1]
+        # And a client that wants its last answer anew does not say its words twice.
+        await answer(provider, request(*said))
+    assert texts(standin)[-1].count("three") == 1
+
+
+async def test_a_story_that_was_given_up_leaves_nothing_of_itself(
+    redis: Redis, standin: StandinProcess, work: Path
+) -> None:
+    slow = standin.script("slow", Script(text="word " * 50, delta_delay_ms=50))
+    other = (("user", "another"), ("assistant", "story"), ("user", "told"))
+    async with agent(redis, standin.url, work) as provider:
+        first = text_of(await answer(provider, request(("user", "mauve"))))
+        async with aclosing(provider.chat(request(*other, model=slow))) as events:
+            async for some in events:
+                if text_of(some):
+                    break
+        await answer(provider, request(*other))
+        assert "mauve" not in texts(standin)[-1]
+        await answer(provider, request(("user", "mauve"), ("assistant", first), ("user", "and now?")))
+        assert "another" not in texts(standin)[-1]
+
+
+async def test_a_clients_own_session_has_conversations_beside_each_other(
+    redis: Redis, standin: StandinProcess, work: Path
+) -> None:
+    """Claude Code asks for titles, and for its subagents, under the id of the session that they serve."""
+    said = [("user", "paint the shed")]
+    async with agent(redis, standin.url, work) as provider:
+        said += [("assistant", text_of(await answer(provider, request(*said, named=False)))), ("user", "mauve")]
+        await answer(provider, request(("user", "Write a title for: paint the shed"), named=False))
+        await answer(provider, request(*said, named=False))
+        assert provider.status().pool.spawned == 2
+    assert not any("title" in words for words in texts(standin)[-1])
+
+
+async def test_half_an_emoji_loses_nothing(redis: Redis, standin: StandinProcess, work: Path) -> None:
+    """JavaScript cuts emoji in two, and writes halves that no JSON decoder takes."""
+    call = ToolCall(name="Bash", arguments='{"command": "echo \\ud83d; touch made", "description": "x"}')
+    model = standin.script("half-emoji", Script(attempts=[Script(blocks=[call]), Script(text="done")]))
+    async with agent(redis, standin.url, work) as provider:
+        running = asyncio.create_task(answer(provider, request(("user", "go"), model=model)))
+        asked = await decide(Permissions(redis), Decision(True, by="boss"))
+        events = await running
+    assert "touch made" in json.loads(bytes(asked.input))["command"]
+    assert text_of(events) == "done"
+
+
+async def test_a_program_that_is_stopped_is_noticed_while_its_tools_run(
+    redis: Redis, standin: StandinProcess, work: Path
+) -> None:
+    asked = request(("user", use_tool("Bash", command="sleep 60", description="x")))
+    pool = {"min_spare": 0, "silence_seconds": 2}
+    async with agent(redis, standin.url, work, allowed_tools=["Bash"], pool=pool) as provider:
+        running = asyncio.create_task(answer(provider, asked))
+        await eventually(lambda: children("sleep 60"), seconds=20, what="the agent's command")
+        [program] = children("stream-json")
+        program.suspend()
+        events = await asyncio.wait_for(running, 20)
+    assert events[-1].error.code == UPSTREAM
+
+
 async def test_callers_with_one_session_name_never_meet(redis: Redis, standin: StandinProcess, work: Path) -> None:
     async with agent(redis, standin.url, work) as provider:
         await answer(provider, request(("user", "the word is mauve"), key="alice"))
@@ -300,10 +371,8 @@ async def test_each_key_has_a_directory_of_its_own(redis: Redis, standin: Standi
     async with agent(redis, standin.url, tmp_path / "work" / "{key}", allowed_tools=["Bash"]) as provider:
         for key in ("alice", "../bob"):
             await answer(provider, request(("user", call), key=key))
-    assert {name for name in ("alice", "___bob", "bob") if (tmp_path / "work" / name / "here").exists()} == {
-        "alice",
-        "___bob",
-    }
+    assert {name for name in ("alice", "bob") if (tmp_path / "work" / name / "here").exists()} == {"alice"}
+    assert len(await asyncio.to_thread(lambda: list((tmp_path / "work").iterdir()))) == 2
 
 
 async def test_stops_after_max_turns_and_goes_on_when_asked(redis: Redis, standin: StandinProcess, work: Path) -> None:
@@ -321,13 +390,14 @@ async def test_an_upstreams_error_is_said_as_one(redis: Redis, standin: StandinP
 
 
 async def test_what_an_agent_has_done_is_not_done_again(redis: Redis, standin: StandinProcess, work: Path) -> None:
-    """An edge would try a failure that may pass again: here a tool has run already."""
+    """An edge tries a failure that may pass again, unless it has heard that the answer is under way."""
     call = ToolCall(name="Bash", input={"command": "date >> ran", "description": "x"})
     overloaded = Script(error=ErrorReply(status=529))
     model = standin.script("half", Script(attempts=[Script(blocks=[call]), overloaded]))
     async with agent(redis, standin.url, work, allowed_tools=["Bash"], message_mode="ignore") as provider:
         events = await answer(provider, request(("user", "go"), model=model))
-    assert (events[-1].error.code, events[-1].error.retryable) == (OVERLOADED, False)
+    assert events[-1].error.code == OVERLOADED
+    assert [event.started.under_way for event in events if event.HasField("started")] == [True]
     assert len((await asyncio.to_thread((work / "ran").read_text)).splitlines()) == 1
 
 

@@ -41,16 +41,19 @@ def test_knows_whose_transcript_a_file_is(path: str, key: object) -> None:
 
 
 async def test_gives_the_program_its_files_back(redis: Redis) -> None:
-    store = RedisSessionStore(Conversations(redis))
+    conversations = Conversations(redis)
+    store = RedisSessionStore(conversations)
     main = {"project_key": "-srv", "session_id": SESSION}
     entries = [{"type": "user", "uuid": str(uuid.uuid4()), "message": {"content": "ünï\u2028"}} for _ in range(3)]
     await store.append(main, entries)  # type: ignore[arg-type]
     await store.append({**main, "subpath": "subagents/agent-1"}, entries[:1])  # type: ignore[arg-type,typeddict-item]
     await store.append({**main, "subpath": "../../../escape"}, entries[:1])  # type: ignore[arg-type,typeddict-item]
-    files = await load_files(store, main)  # type: ignore[arg-type]
+    await store.append({**main, "subpath": "/etc/absolute"}, entries[:1])  # type: ignore[arg-type,typeddict-item]
+    files = await load_files(conversations, main)  # type: ignore[arg-type]
     assert set(files) == {
         Path("projects", "-srv", f"{SESSION}.jsonl"),
         Path("projects", "-srv", SESSION, "subagents", "agent-1.jsonl"),
     }
     assert files[Path("projects", "-srv", f"{SESSION}.jsonl")].count(b"\n") == 3
-    assert await load_files(store, {**main, "session_id": "other"}) == {}  # type: ignore[typeddict-item]
+    assert files[Path("projects", "-srv", f"{SESSION}.jsonl")].decode().count("ünï") == 3
+    assert await load_files(conversations, {**main, "session_id": "other"}) == {}  # type: ignore[typeddict-item]

@@ -125,6 +125,8 @@ class AgentAnswer:
         kind = event.WhichOneof("event")
         if kind == "started":
             first, self._started = not self._started, True
+            # From here on tools may run: what they do is done, and nobody is to ask for it again.
+            event.started.under_way = True
             return [event] if first else []
         if kind == "finished":
             return self._end_of_message(event.finished)

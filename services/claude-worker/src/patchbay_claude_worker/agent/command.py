@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -46,6 +47,7 @@ _ENVIRONMENT = {
     "CLAUDE_CODE_MAX_RETRIES": "3",
 }
 _KEY_PLACE = "{key}"
+_NO_KEY = "anonymous"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -59,9 +61,19 @@ def working_directory(config: ClaudeCliConfig, key_id: str) -> Path:
     written = os.path.abspath(os.path.expanduser(config.cwd))
     if _KEY_PLACE not in config.cwd:
         return Path(written)
-    directory = Path(written.replace(_KEY_PLACE, _UNSAFE.sub("_", key_id) or "anonymous"))
+    directory = Path(written.replace(_KEY_PLACE, _directory_name(key_id)))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
+
+
+def _directory_name(key_id: str) -> str:
+    """A name for a key that no other key has."""
+    if not key_id:
+        return _NO_KEY
+    name = _UNSAFE.sub("_", key_id)
+    if name == key_id and name != _NO_KEY:
+        return name
+    return f"{name}-{hashlib.sha256(key_id.encode()).hexdigest()[:12]}"
 
 
 def is_shared(config: ClaudeCliConfig) -> bool:
@@ -104,7 +116,11 @@ def command(backend: Backend, home: Path, *, cwd: Path, resume: str | None = Non
     if config.max_turns is not None:
         arguments += ["--max-turns", str(config.max_turns)]
     if config.mcp_servers:
-        arguments += ["--mcp-config", _json({"mcpServers": _mcp_servers(config.mcp_servers)})]
+        # Everybody on the machine may read arguments, and nobody this file.
+        place = home / "mcp.json"
+        place.touch(mode=0o600)
+        place.write_text(_json({"mcpServers": _mcp_servers(config.mcp_servers)}), encoding="utf-8")
+        arguments += ["--mcp-config", str(place)]
     if config.sandbox.enabled:
         arguments += ["--settings", _json({"sandbox": _sandbox(config.sandbox)})]
         if not config.sandbox.auto_allow_bash or _is_closed(config.sandbox):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from patchbay.settings import Backend
 from patchbay.state.connection import RedisUnavailable
 from patchbay.state.conversations import ConversationRecord, Conversations, conversation_id
 from patchbay_claude_worker.agent.command import command, config_directory, is_shared, working_directory
-from patchbay_claude_worker.agent.prompt import fingerprint, is_continued
-from patchbay_claude_worker.agent.store import RedisSessionStore, load_files
+from patchbay_claude_worker.agent.prompt import fingerprint, is_continued, story_of, system_digest
+from patchbay_claude_worker.agent.store import load_files
+from patchbay_claude_worker.cli.guardian import list_elsewhere
 from patchbay_claude_worker.cli.pool import CommandFor, Pool
 from patchbay_claude_worker.cli.process import CliProcess
 from patchbay_claude_worker.cli.program import Command
@@ -32,16 +34,15 @@ class Place:
 
     Attributes:
         conversation: The conversation's id; empty: the client named none, and none is kept.
-        record: Where it stands; None: it begins here.
+        known: Where it stands, if the process knows what was said before; None: it has to be told.
+        previous_turn: The turn that it had last, whatever the story.
         process: Whose turn it is.
-        knows: Whether the process knows what was said before.
     """
 
     conversation: str
-    record: ConversationRecord | None
+    known: ConversationRecord | None
     previous_turn: int
     process: CliProcess
-    knows: bool
 
 
 class ConversationBusy(PatchbayError):
@@ -58,20 +59,16 @@ class ConversationPlaces:
     Args:
         backend: The backend.
         pool: Its processes.
-        conversations: Where conversations stand, for all replicas.
-        store: Their transcripts.
+        conversations: Where conversations stand, and their transcripts, for all replicas.
         worker_id: This replica.
     """
 
-    def __init__(
-        self, backend: Backend, pool: Pool, conversations: Conversations, store: RedisSessionStore, *, worker_id: str
-    ) -> None:
+    def __init__(self, backend: Backend, pool: Pool, conversations: Conversations, *, worker_id: str) -> None:
         assert backend.claude_cli is not None
         self._backend = backend
         self._config = backend.claude_cli
         self._pool = pool
         self._conversations = conversations
-        self._store = store
         self._worker_id = worker_id
         # The turn that is going on, of each conversation that has one.
         self._running: dict[str, asyncio.Event] = {}
@@ -87,7 +84,11 @@ class ConversationPlaces:
         conversation = ""
         if request.session_id:
             conversation = conversation_id(
-                backend=request.backend, key_id=request.caller.key_id, session=request.session_id
+                backend=request.backend,
+                key_id=request.caller.key_id,
+                session=request.session_id,
+                # A client's own session has conversations beside its main one: titles, subagents.
+                story="" if request.session_named else story_of(request.chat),
             )
         async with self._turn_of(conversation):
             place = await self._find(conversation, request)
@@ -118,22 +119,40 @@ class ConversationPlaces:
     async def _find(self, conversation: str, request: ChatRequest) -> Place:
         record = await self._load(conversation)
         previous_turn = record.turn if record is not None else 0
-        if record is not None and not is_continued(request.chat, record):
+        if record is not None and not is_continued(request.chat, record, is_named=request.session_named):
             # The client tells another story than the one that is known: it is told from the beginning.
+            self._pool.drop(_kept_name(conversation, record))
             record = None
         cwd = self._directory(request.caller.key_id)
-        kept = _kept_name(conversation, record.turn) if record is not None else None
         command_for: CommandFor | None = None
         if not is_shared(self._config):
             command_for = self._command_for(cwd)
+        kept = _kept_name(conversation, record) if record is not None else None
         if record is not None and not self._pool.keeps(kept):
-            files = await self._transcript(record)
-            if files:
-                command_for = self._command_for(cwd, session_id=record.session_id, files=files)
-            else:
-                record = None
-        process = await self._pool.take(kept if record is not None else None, command_for)
-        return Place(conversation, record, previous_turn, process, knows=record is not None)
+            resumed = await self._resume(conversation, request, record, cwd)
+            if resumed is not None:
+                return Place(conversation, record, previous_turn, resumed)
+            record = kept = None
+        process = await self._pool.take(kept, command_for)
+        if record is not None and not process.requests:
+            # The kept one died at this very moment: another one knows nothing of the conversation.
+            record = None
+        return Place(conversation, record, previous_turn, process)
+
+    async def _resume(
+        self, conversation: str, request: ChatRequest, record: ConversationRecord, cwd: Path
+    ) -> CliProcess | None:
+        """A process that goes on from the transcript; None: there is none, or it cannot be gone on from."""
+        files = await self._transcript(record)
+        if not files:
+            return None
+        try:
+            return await self._pool.take(None, self._command_for(cwd, session_id=record.session_id, files=files))
+        except PatchbayError as error:
+            if error.error.code != UNAVAILABLE:
+                raise
+            log.warning("conversation_not_resumed", session_id=record.session_id, error=error.error.message)
+            return None
 
     async def _load(self, conversation: str) -> ConversationRecord | None:
         if not conversation:
@@ -146,7 +165,9 @@ class ConversationPlaces:
 
     async def _transcript(self, record: ConversationRecord) -> dict[Path, bytes]:
         try:
-            return await load_files(self._store, {"project_key": record.project, "session_id": record.session_id})
+            return await load_files(
+                self._conversations, {"project_key": record.project, "session_id": record.session_id}
+            )
         except RedisUnavailable as error:
             log.warning("transcript_unavailable", session_id=record.session_id, error=str(error))
             return {}
@@ -167,34 +188,56 @@ class ConversationPlaces:
     ) -> CommandFor:
         def make(home: Path) -> Command:
             place = config_directory(self._backend, home)
+            elsewhere = []
             for path, content in (files or {}).items():
-                (place / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (place / path).write_bytes(content)
-            return command(self._backend, home, cwd=cwd, resume=session_id)
+                written = place / path
+                if not written.is_relative_to(home):
+                    # Before it is there: nothing may stay, whatever happens next.
+                    list_elsewhere(home.parent, written)
+                    elsewhere.append(written)
+                written.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                written.write_bytes(content)
+            made = command(self._backend, home, cwd=cwd, resume=session_id)
+            return dataclasses.replace(made, elsewhere=tuple(elsewhere))
 
         return make
 
-    async def note_begun(self, place: Place, *, session_id: str, project: str) -> None:
+    async def note_begun(self, place: Place, chat: Chat, *, session_id: str, project: str) -> None:
         """Notes the session of a conversation that begins, so that it can be gone on with after a crash."""
-        if place.conversation and place.record is None:
-            record = ConversationRecord(session_id, project, place.previous_turn, 0, fingerprint(()), self._worker_id)
-            await self._save(place, record)
+        if place.conversation and place.known is None:
+            await self._save(
+                place, self._record(chat, session_id, project, turn=place.previous_turn, is_under_way=True)
+            )
 
     async def keep(self, place: Place, chat: Chat, *, session_id: str, project: str, is_whole: bool) -> None:
         """Notes that a turn has ended well, and keeps its process for the next one.
 
         Args:
-            is_whole: Whether all of its transcript is in the store.
+            is_whole: Whether all of its transcript is in the store. Otherwise nobody is to go on from there.
         """
         if not place.conversation:
             return
-        turn = place.previous_turn + 1
-        said = chat.messages
-        if not project and place.record is not None:
-            project = place.record.project
-        record = ConversationRecord(session_id, project, turn, len(said), fingerprint(said), self._worker_id)
+        if not project and place.known is not None:
+            project = place.known.project
+        record = self._record(chat, session_id, project, turn=place.previous_turn + 1)
         if is_whole and await self._save(place, record):
-            self._pool.give_back(place.process, keep_for=_kept_name(place.conversation, turn))
+            self._pool.give_back(place.process, keep_for=_kept_name(place.conversation, record))
+        else:
+            await self._forget(place)
+
+    def _record(
+        self, chat: Chat, session_id: str, project: str, *, turn: int, is_under_way: bool = False
+    ) -> ConversationRecord:
+        return ConversationRecord(
+            session_id=session_id,
+            project=project,
+            turn=turn,
+            messages=len(chat.messages),
+            fingerprint=fingerprint(chat.messages),
+            system=system_digest(chat),
+            worker_id=self._worker_id,
+            is_under_way=is_under_way,
+        )
 
     async def _save(self, place: Place, record: ConversationRecord) -> bool:
         try:
@@ -203,7 +246,14 @@ class ConversationPlaces:
             log.warning("conversation_not_noted", session_id=record.session_id, error=str(error))
             return False
 
+    async def _forget(self, place: Place) -> None:
+        """What is noted is older than what was said. Where Redis does not hear it, the next request shows as much."""
+        try:
+            await self._conversations.forget(place.conversation)
+        except RedisUnavailable as error:
+            log.warning("conversation_not_forgotten", error=str(error))
 
-def _kept_name(conversation: str, turn: int) -> str:
-    # With the turn in it: a process that missed a turn, which another replica had, is not found.
-    return f"{conversation}@{turn}"
+
+def _kept_name(conversation: str, record: ConversationRecord) -> str:
+    # With the turn and the session in it: a process that missed a turn, or knows another story, is not found.
+    return f"{conversation}@{record.turn}/{record.session_id}"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from patchbay.canonical import ROLE_ASSISTANT, Chat, Message, Reasoning, Warning
+from patchbay.canonical import ROLE_ASSISTANT, Block, Chat, Message, Reasoning, Warning
 from patchbay.dialects.anthropic import DIALECT
+from patchbay.dialects.hints import is_attribution
 from patchbay.errors import InvalidRequest
 from patchbay.state.conversations import ConversationRecord
 from patchbay_claude_worker.agent.activity import formatted_result, formatted_use
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 # The JSON boundary: messages of the Messages API.
 Fields = dict[str, Any]
@@ -40,13 +44,13 @@ class Prompt:
     warnings: tuple[Warning, ...]
 
 
-def read_prompt(chat: Chat, model: str, *, goes_on: bool) -> Prompt:
+def read_prompt(chat: Chat, model: str, *, known: ConversationRecord | None) -> Prompt:
     """Reads what an agent is to be told.
 
     Args:
         chat: The client's request.
         model: The model to ask.
-        goes_on: The agent knows the conversation up to its last answer already.
+        known: Where the conversation stands that the agent knows already; None: it knows nothing.
 
     Raises:
         InvalidRequest: The last message is not the user's.
@@ -60,34 +64,67 @@ def read_prompt(chat: Chat, model: str, *, goes_on: bool) -> Prompt:
         raise InvalidRequest("messages: the last message for an agent must be the user's", "messages")
     return Prompt(
         system="\n\n".join(block["text"] for block in body.get("system", ())),
-        history=() if goes_on else tuple(messages[: last + 1]),
+        history=() if known is not None else tuple(messages[: last + 1]),
         content=tuple(block for message in new for block in message["content"]),
         environment=_thinking(chat),
-        warnings=tuple(_warnings(chat)),
+        warnings=tuple(_warnings(chat, known)),
     )
 
 
 def fingerprint(messages: Sequence[Message]) -> str:
-    """A digest of what messages say: who, which texts, which calls. Cache marks, which clients move, do not count."""
+    """A digest of what messages say. Cache marks, which clients move, and thinking, which they drop, do not count."""
     digest = hashlib.sha256()
     for message in messages:
         digest.update(f"\0{message.role}".encode())
-        for block in message.blocks:
-            kind = block.WhichOneof("kind") or ""
-            said = {
-                "text": block.text.text,
-                "tool_use": block.tool_use.id,
-                "tool_result": block.tool_result.tool_use_id,
-            }.get(kind, "")
-            digest.update(f"\0{kind}\0{said}".encode())
+        _digest_blocks(digest, message.blocks)
     return digest.hexdigest()
 
 
-def is_continued(chat: Chat, record: ConversationRecord) -> bool:
-    """Whether a request goes on with a conversation: it repeats what was said, or says only what is new."""
-    if not any(message.role == ROLE_ASSISTANT for message in chat.messages):
-        return True
-    return fingerprint(chat.messages[: record.messages]) == record.fingerprint
+def _digest_blocks(digest: Hash, blocks: Iterable[Block]) -> None:
+    for block in blocks:
+        kind = block.WhichOneof("kind")
+        if kind is None or "thinking" in kind:
+            continue
+        digest.update(f"\0{kind}\0".encode())
+        if kind == "text":
+            digest.update(block.text.text.encode())
+        elif kind == "tool_result":
+            digest.update(block.tool_result.tool_use_id.encode())
+            _digest_blocks(digest, block.tool_result.blocks)
+        else:
+            digest.update(getattr(block, kind).SerializeToString(deterministic=True))
+
+
+def system_digest(chat: Chat) -> str:
+    """A digest of the client's system prompt, without the line in Claude Code's that is another one each time."""
+    texts = [block.text.text for block in chat.system if not is_attribution(block.text.text)]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def story_of(chat: Chat) -> str:
+    """How a conversation begins, by which those of one session are told apart."""
+    return system_digest(chat) + fingerprint(chat.messages[:1])
+
+
+def is_continued(chat: Chat, record: ConversationRecord, *, is_named: bool) -> bool:
+    """Whether a request goes on with a conversation where it stands.
+
+    Either it repeats what was said, with one answer and something new behind it (or nothing, where no answer has come
+    yet); or it says only what is new, in a session that the client has named for that. All else is another story: a
+    turn that somebody else has answered, an answer to be given anew, a history that was edited.
+
+    Args:
+        is_named: Whether the client has named the session so that it need not repeat what was said.
+    """
+    known, rest = chat.messages[: record.messages], chat.messages[record.messages :]
+    if fingerprint(known) == record.fingerprint:
+        roles = [message.role == ROLE_ASSISTANT for message in rest]
+        if record.is_under_way and not rest:
+            return True
+        if roles and roles[0] and not roles[-1] and roles == sorted(roles, reverse=True):
+            return True
+    has_answers = any(message.role == ROLE_ASSISTANT for message in chat.messages)
+    return is_named and not has_answers and system_digest(chat) == record.system
 
 
 def _plain(message: Fields) -> Fields:
@@ -106,8 +143,9 @@ def _plain(message: Fields) -> Fields:
 
 
 def _thinking(chat: Chat) -> dict[str, str]:
+    """How to think, all of it every time: what one turn has set would hold for the next one."""
     reasoning = chat.reasoning
-    environment = {}
+    environment = {"CLAUDE_CODE_EFFORT_LEVEL": "", "CLAUDE_CODE_DISABLE_THINKING": "", "MAX_THINKING_TOKENS": ""}
     if reasoning.effort in _EFFORTS:
         environment["CLAUDE_CODE_EFFORT_LEVEL"] = _EFFORTS[reasoning.effort]
     if reasoning.mode == Reasoning.MODE_DISABLED or reasoning.effort == "none":
@@ -117,7 +155,7 @@ def _thinking(chat: Chat) -> dict[str, str]:
     return environment
 
 
-def _warnings(chat: Chat) -> list[Warning]:
+def _warnings(chat: Chat, known: ConversationRecord | None) -> list[Warning]:
     asked = {
         "tools": bool(chat.tools),
         "tool_choice": chat.HasField("tool_choice"),
@@ -129,4 +167,8 @@ def _warnings(chat: Chat) -> list[Warning]:
         "n": chat.sampling.n > 1,
     }
     message = "is not supported by an agent, which works with its own tools and settings"
-    return [Warning(parameter=name, message=message) for name, is_asked in asked.items() if is_asked]
+    warnings = [Warning(parameter=name, message=message) for name, is_asked in asked.items() if is_asked]
+    if known is not None and chat.system and system_digest(chat) != known.system:
+        message = "is not taken up in the middle of a conversation, which keeps the one it began with"
+        warnings.append(Warning(parameter="system", message=message))
+    return warnings

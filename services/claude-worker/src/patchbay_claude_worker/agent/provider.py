@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from patchbay.canonical import ChatEvent, Warning
-from patchbay.errors import INVALID_REQUEST, UNAVAILABLE, UPSTREAM, PatchbayError, make_error
+from patchbay.errors import INVALID_REQUEST, UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Backend
 from patchbay.settings.claude_cli import MessageMode
 from patchbay.state.conversations import Conversations
@@ -60,7 +60,7 @@ class AgentProvider:
         self._permissions = Permissions(shared.redis)
         conversations = Conversations(shared.redis)
         self._store = RedisSessionStore(conversations)
-        self._places = ConversationPlaces(backend, self._pool, conversations, self._store, worker_id=shared.worker_id)
+        self._places = ConversationPlaces(backend, self._pool, conversations, worker_id=shared.worker_id)
 
     def _spare(self, home: Path) -> Command:
         return command(self._backend, home, cwd=working_directory(self._config, ""))
@@ -102,7 +102,7 @@ class AgentProvider:
             yield [ChatEvent(error=error.error)]
 
     async def _turn(self, request: ChatRequest, place: Place) -> AsyncGenerator[list[ChatEvent], None]:
-        prompt = read_prompt(request.chat, request.model, goes_on=place.knows)
+        prompt = read_prompt(request.chat, request.model, known=place.known)
         yield self._warnings(prompt)
         transcript = TranscriptWriter(self._store, place.process)
 
@@ -131,19 +131,19 @@ class AgentProvider:
                 async for some in events:
                     if not begun and turn.session_id and transcript.project:
                         begun = True
-                        await self._places.note_begun(place, session_id=turn.session_id, project=transcript.project)
+                        await self._places.note_begun(
+                            place, request.chat, session_id=turn.session_id, project=transcript.project
+                        )
                     is_last = bool(some) and some[-1].WhichOneof("event") == "finished"
                     if is_last:
                         # Before the client hears of the end: its next turn may come at once, to another replica.
                         await self._keep(request, place, turn=turn, transcript=transcript)
                         ended = True
                     if some:
-                        yield [_final(event) for event in some]
+                        yield some
         except (ProcessDied, ProcessHangs) as error:
-            message = f"the agent's process failed: {error}"
-            if not turn.session_id:
-                raise PatchbayError(make_error(UNAVAILABLE, message)) from error
-            raise PatchbayError(make_error(UPSTREAM, message, retryable=False)) from error
+            # Whether anybody may try again, the edge knows by what it has heard so far.
+            raise PatchbayError(make_error(UPSTREAM, f"the agent's process failed: {error}")) from error
         finally:
             if not ended:
                 # Before all else: the upstream and the tools are to stop.
@@ -182,10 +182,3 @@ class AgentProvider:
         if self._account is not None:
             await self._account.aclose()
         await self._pool.aclose()
-
-
-def _final(event: ChatEvent) -> ChatEvent:
-    """An event of an agent that has begun: nobody may run it again by themselves, for what it has done is done."""
-    if event.HasField("error"):
-        event.error.retryable = False
-    return event

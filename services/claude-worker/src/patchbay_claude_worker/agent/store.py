@@ -39,18 +39,6 @@ class RedisSessionStore:
         names = await self._conversations.transcripts(key["session_id"])
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
-    async def delete(self, key: SessionKey) -> None:
-        """Deletes a transcript, a session's own with those of its subagents. Raises RedisUnavailable."""
-        name = _name(key)
-        names = [name]
-        if not key.get("subpath"):
-            names += [
-                other
-                for other in await self._conversations.transcripts(key["session_id"])
-                if other.startswith(f"{name}/")
-            ]
-        await self._conversations.delete_transcripts(key["session_id"], names)
-
 
 def key_of(path: str) -> SessionKey | None:
     """Whose transcript a file of the program's is: `.../projects/<project>/<session>[/<subpath>].jsonl`."""
@@ -66,24 +54,23 @@ def key_of(path: str) -> SessionKey | None:
     return {"project_key": project, "session_id": session, "subpath": "/".join(rest).removesuffix(_SUFFIX)}
 
 
-async def load_files(store: RedisSessionStore, key: SessionKey) -> dict[Path, bytes]:
-    """The files that a session's transcripts are to the program, below its configuration's directory."""
+async def load_files(conversations: Conversations, key: SessionKey) -> dict[Path, bytes]:
+    """The files that a session's transcripts are to the program, below its configuration's directory.
+
+    Raises:
+        RedisUnavailable: They cannot be read.
+    """
+    session, own = key["session_id"], _name(key)
+    base = PurePosixPath("projects", key["project_key"])
     files: dict[Path, bytes] = {}
-    own = await store.load(key)
-    if own is None:
-        return files
-    base = Path("projects", key["project_key"])
-    files[base / (key["session_id"] + _SUFFIX)] = _lines(own)
-    for subpath in await store.list_subkeys({"project_key": key["project_key"], "session_id": key["session_id"]}):
-        entries = await store.load({**key, "subpath": subpath})
-        place = base / key["session_id"] / (subpath + _SUFFIX)
-        if entries is not None and ".." not in place.parts:
-            files[place] = _lines(entries)
-    return files
-
-
-def _lines(entries: list[SessionStoreEntry]) -> bytes:
-    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+    for name in await conversations.transcripts(session):
+        subpath = name.removeprefix(own).removeprefix("/")
+        place = base / session / (subpath + _SUFFIX) if subpath else base / (session + _SUFFIX)
+        if name.startswith(own) and ".." not in place.parts and place.is_relative_to(base):
+            lines = await conversations.transcript(session, name)
+            files[Path(place)] = b"".join(line + b"\n" for line in lines)
+    # Subagents' transcripts are nothing without the one that has started them.
+    return files if Path(base / (session + _SUFFIX)) in files else {}
 
 
 def _name(key: SessionKey) -> str:

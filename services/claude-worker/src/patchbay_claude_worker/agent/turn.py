@@ -21,6 +21,7 @@ from patchbay_claude_worker.cli.messages import (
     apply_settings,
     assistant_message,
     control_refusal,
+    control_request,
     control_response,
     initialize,
     user_message,
@@ -63,6 +64,7 @@ class AgentTurn:
         self._timeouts = timeouts
         self._silence = silence
         self._questions: dict[str, asyncio.Task[None]] = {}
+        self._begun = False
         self.session_id = ""
 
     async def prepare(self, prompt: Prompt, *, model: str) -> None:
@@ -119,19 +121,14 @@ class AgentTurn:
         self._process.requests += 1
         await self._process.send([user_message(prompt.content)], seconds=self._silence)
         answer = AgentAnswer(mode)
-        begun = False
         try:
             with SilenceWatch(self._timeouts.first_byte) as watch:
                 while not answer.ended:
-                    events: list[ChatEvent] = []
-                    for message in await self._process.read():
-                        # What comes before is left over from the turn before.
-                        begun = begun or (message.type == "system" and message.subtype == "init")
-                        if begun and message.session_id:
-                            self.session_id = message.session_id
-                        self._serve(message)
-                        if begun:
-                            events += answer.feed(message)
+                    messages = await self._read()
+                    if not messages:
+                        # It lives, and the upstream is as silent as before.
+                        continue
+                    events = self._take(messages, answer)
                     watch.pause()
                     if events:
                         watch.limit(self._timeouts.idle)
@@ -143,6 +140,38 @@ class AgentTurn:
             raise PatchbayError(make_error(TIMEOUT, "the upstream did not answer in time")) from error
         finally:
             await self._withdraw()
+
+    def _take(self, messages: list[Message], answer: AgentAnswer) -> list[ChatEvent]:
+        """The events that messages are worth."""
+        events: list[ChatEvent] = []
+        for message in messages:
+            # What comes before is left over from the turn before, and what comes after the end belongs to none.
+            self._begun = self._begun or (message.type == "system" and message.subtype == "init")
+            if self._begun and message.session_id:
+                self.session_id = message.session_id
+            self._serve(message)
+            if self._begun and not answer.ended:
+                events += answer.feed(message)
+        return events
+
+    async def _read(self) -> list[Message]:
+        """The next messages; none when the program has only shown that it lives, which it is asked for when silent.
+
+        Raises:
+            ProcessHangs: It does not answer that either.
+        """
+        asked = ""
+        while True:
+            try:
+                async with asyncio.timeout(self._silence):
+                    messages = await self._process.read()
+            except TimeoutError as error:
+                if asked:
+                    raise ProcessHangs(f"the claude process did not answer for {self._silence:g} s") from error
+                asked = self._process.next_id()
+                await self._process.send([control_request(asked, "mcp_status")], seconds=self._silence)
+                continue
+            return [message for message in messages if message.response is None]
 
     def _serve(self, message: Message) -> None:
         """Takes what is not part of the answer: the transcript, and the program's own questions."""
