@@ -40,7 +40,8 @@ class Pool(BaseModel):
     )
     spawn_parallelism: PositiveInt = Field(default=2, description="Processes that may be starting at a time.")
     acquire_timeout: PositiveFloat = Field(
-        default=30.0, description="How long a chat waits for a process, in seconds; then it is told to come again."
+        default=8.0,
+        description="How long a chat waits for a process, less than server.head_hold_seconds; then it has to come again.",
     )
     silence_seconds: PositiveFloat = Field(
         default=20.0, description="A process that does not answer the worker for so long hangs, and is replaced."

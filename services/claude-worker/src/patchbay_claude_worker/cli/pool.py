@@ -239,7 +239,7 @@ class Pool:
             return waiter.future.result()
         self._abandon(waiter)
         message = f"every process of the backend `{self._name}` is busy"
-        raise PatchbayError(make_error(OVERLOADED, message, retry_after=self._retry_after()))
+        raise PatchbayError(make_error(OVERLOADED, message, http_status=529, retry_after=self._retry_after()))
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Nobody waits here any more; what has just come goes to the next one, unless it is of no use to others."""

@@ -175,7 +175,14 @@ class CliSignIn:
 
     async def _watch(self) -> None:
         while True:
-            await self._ask()
+            try:
+                await self._ask()
+            except Exception:
+                # Chats wait for the first answer: it must come, whatever happens.
+                self._trouble = "whether somebody is signed in cannot be found out; the worker's log has the details"
+                log.exception("claude_sign_in_crashed", backend=self._backend.name)
+            finally:
+                self._asked.set()
             await asyncio.sleep(_ASK_AGAIN_SECONDS if self._known else _ASK_AGAIN_SIGNED_OUT_SECONDS)
 
     async def _ask(self) -> None:

@@ -155,9 +155,13 @@ class AnswerStream:
         if event.type == "content_block_stop":
             self._held.append(frame)
             return b""
+        if event.type == "message_stop":
+            # The upstream's own comes behind its stop reason, where this has ended already.
+            self._broken = True
+            return b""
         if event.type == "message_delta":
             if event.delta is None or event.delta.stop_reason is None:
-                self._broken = True
+                # Usage so far, as some servers report it, or the program's words for an answer that broke off.
                 return b""
             self.ended = True
             return self._release() + frame + _STOP

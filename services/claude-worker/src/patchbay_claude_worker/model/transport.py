@@ -144,11 +144,17 @@ class CliAnswer:
         if (failure := self._failed_before_its_head) is not None:
             yield failure.body()
         elif not self._request.stream:
-            yield whole_answer(self._first)
+            yield self._whole()
         else:
             async with aclosing(self._streamed()) as frames:
                 async for data in frames:
                     yield data
+
+    def _whole(self) -> bytes:
+        try:
+            return whole_answer(self._first)
+        except (LookupError, TypeError, ValueError) as error:
+            raise _error(UPSTREAM, "the upstream sent an answer that cannot be read") from error
 
     async def _streamed(self) -> AsyncGenerator[bytes, None]:
         data = self._first
