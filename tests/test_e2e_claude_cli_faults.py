@@ -331,7 +331,7 @@ async def _fresh_scripted(house: House, *starts: dict[str, object], **every: obj
 
 @pytest.mark.parametrize(
     ("path", "status", "kind"),
-    [("/v1/messages", 529, "overloaded_error"), ("/v1/chat/completions", 503, "overloaded_error")],
+    [("/v1/messages", 529, "overloaded_error"), ("/v1/chat/completions", 529, "overloaded_error")],
 )
 async def test_who_finds_every_process_busy_is_told_to_come_again(
     house: House, upstream: StandinProcess, path: str, status: int, kind: str

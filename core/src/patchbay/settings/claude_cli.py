@@ -41,7 +41,7 @@ class Pool(BaseModel):
     spawn_parallelism: PositiveInt = Field(default=2, description="Processes that may be starting at a time.")
     acquire_timeout: PositiveFloat = Field(
         default=8.0,
-        description="How long a chat waits for a process, less than server.head_hold_seconds; then it has to come again.",
+        description="How long a chat waits for a process, less than server.head_hold_seconds; then it is refused.",
     )
     silence_seconds: PositiveFloat = Field(
         default=20.0, description="A process that does not answer the worker for so long hangs, and is replaced."
