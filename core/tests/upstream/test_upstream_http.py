@@ -12,7 +12,7 @@ from patchbay.settings import Timeouts
 from patchbay.testing.eventually import eventually, hold, settled
 from patchbay.testing.ports import free_port
 from patchbay.testing.upstream import Script, Upstream, Visit
-from patchbay.upstream import http
+from patchbay.upstream import http, transport
 from patchbay.upstream.http import HttpUpstream
 
 Dial = Callable[..., HttpUpstream]
@@ -257,7 +257,7 @@ async def test_an_upstream_that_refuses_without_reading_the_request(serve: Serve
         async with asyncio.timeout(5):
             async with upstream.request("POST", "/", headers={}, body=b"x" * 30_000_000) as response:
                 assert response.status == 413
-                assert await response.read(100) == b"much"
+                assert await transport.read_all(response, 100) == b"much"
     finally:
         server.close()
 
@@ -352,7 +352,7 @@ async def test_read_takes_no_more_than_asked(serve: Serve, dial: Dial) -> None:
 
     server = await serve(script)
     async with dial(server.url).request("POST", "/", headers={}) as response:
-        assert await response.read(1000) == b"x" * 1000
+        assert await transport.read_all(response, 1000) == b"x" * 1000
 
 
 async def test_a_header_that_cannot_be_sent_is_an_error_without_it(serve: Serve, dial: Dial) -> None:

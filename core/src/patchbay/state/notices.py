@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
@@ -14,6 +14,32 @@ from patchbay.state.connection import REDIS_ERRORS, Client, RedisUnavailable, de
 log = structlog.get_logger(__name__)
 
 _SILENCE_SECONDS = 10.0
+
+
+async def messages(
+    redis: Client, channel: str, *, timeout: float, retry_seconds: float
+) -> AsyncGenerator[str | None, None]:
+    """The messages of a channel, through outages of Redis; None whenever a subscription stands, before its messages.
+
+    Args:
+        redis: The client, from `connect`.
+        timeout: Seconds that Redis may take to subscribe.
+        retry_seconds: Seconds between attempts.
+    """
+    while True:
+        try:
+            async with deadline(timeout):
+                await redis.initialize()  # a cluster has no place to subscribe at before it knows its slots
+            async with aclosing(redis.pubsub(ignore_subscribe_messages=True)) as subscription:
+                await subscription.subscribe(channel)
+                yield None
+                while True:
+                    message = await subscription.get_message(timeout=_SILENCE_SECONDS)
+                    if message is not None:
+                        yield cast(bytes, message["data"]).decode()
+        except (*REDIS_ERRORS, RedisUnavailable) as error:
+            log.debug("no change notices from redis", channel=channel, error=str(error))
+        await asyncio.sleep(retry_seconds)
 
 
 class Notices:
@@ -53,22 +79,12 @@ class Notices:
                 await asyncio.wait((subscription,))
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                async with deadline(self._timeout):
-                    await self._redis.initialize()  # a cluster has no place to subscribe at before it knows its slots
-                async with aclosing(self._redis.pubsub(ignore_subscribe_messages=True)) as subscription:
-                    await subscription.subscribe(self._channel)
-                    self._wake(None)  # what came before
-                    while True:
-                        self._notice(await subscription.get_message(timeout=_SILENCE_SECONDS))
-            except (*REDIS_ERRORS, RedisUnavailable) as error:
-                log.debug("no change notices from redis", channel=self._channel, error=str(error))
-            await asyncio.sleep(self._retry_seconds)
-
-    def _notice(self, message: Mapping[str, object] | None) -> None:
-        if message is not None:
-            self._wake(cast(bytes, message["data"]).decode().partition(" ")[2])
+        async with aclosing(
+            messages(self._redis, self._channel, timeout=self._timeout, retry_seconds=self._retry_seconds)
+        ) as heard:
+            async for message in heard:
+                # With a new subscription: some may be lost.
+                self._wake(None if message is None else message.partition(" ")[2])
 
     def _wake(self, about: str | None) -> None:
         for wake, wanted in self._listeners.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TypeAlias, cast
 
@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from patchbay.state import keys, scripts
-from patchbay.state.connection import REDIS_ERRORS, Client, RedisUnavailable, deadline
+from patchbay.state.connection import Client, RedisUnavailable, deadline
+from patchbay.state.notices import messages
 
 __all__ = ["Announcer", "BackendRecord", "Directory", "EdgeRecord", "PoolRecord", "WorkerRecord"]
 
@@ -23,7 +24,6 @@ log = structlog.get_logger(__name__)
 
 _KEYS_TTL_MS = 86_400_000
 _RECOVERY_SECONDS = 5.0
-_NOTICE_SECONDS = 10.0
 
 
 class PoolRecord(msgspec.Struct, frozen=True):
@@ -291,23 +291,14 @@ class Directory:
             callback()
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                async with deadline(self._timeout):
-                    await self._redis.initialize()  # a cluster has no place to subscribe at before it knows its slots
-                async with aclosing(self._redis.pubsub(ignore_subscribe_messages=True)) as subscription:
-                    await subscription.subscribe(keys.REGISTRY_CHANGED)
-                    self._wake.set()
-                    while True:
-                        self._notice(await subscription.get_message(timeout=_NOTICE_SECONDS))
-            except (*REDIS_ERRORS, RedisUnavailable) as error:
-                log.debug("no change notices from redis", error=str(error))
-            await asyncio.sleep(self._interval)
+        async with aclosing(
+            messages(self._redis, keys.REGISTRY_CHANGED, timeout=self._timeout, retry_seconds=self._interval)
+        ) as heard:
+            async for message in heard:
+                self._notice(message)
 
-    def _notice(self, message: Mapping[str, object] | None) -> None:
-        if message is None:
-            return
-        event, _, record_id = cast(bytes, message["data"]).decode().partition(" ")
+    def _notice(self, message: str | None) -> None:
+        event, _, record_id = (message or "").partition(" ")
         if event == "withdrawn":
             self._kept.pop(record_id, None)
             self._update(tuple(worker for worker in self._workers if worker.id != record_id), stale=self._stale)

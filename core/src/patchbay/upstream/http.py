@@ -74,16 +74,6 @@ class UpstreamResponse:
             if not self._finished:
                 raise _error(UPSTREAM, "the connection to the upstream broke mid-answer") from error
 
-    async def read(self, limit: int) -> bytes:
-        """The whole body, cut off after `limit` bytes."""
-        body = bytearray()
-        async with aclosing(self.pieces()) as pieces:
-            async for data in pieces:
-                body += data
-                if len(body) >= limit:
-                    break
-        return bytes(body[:limit])
-
     def finished(self) -> None:
         """Nothing more is needed: the rest may break, and is waited for no longer than LINGER_SECONDS."""
         if not self._finished:

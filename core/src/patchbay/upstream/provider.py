@@ -18,7 +18,7 @@ from patchbay.upstream.credentials import auth_headers
 from patchbay.upstream.estimate import estimate_tokens
 from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream
 from patchbay.upstream.profile import Profile
-from patchbay.upstream.transport import Response, Upstream
+from patchbay.upstream.transport import Response, Upstream, read_all
 from patchbay.worker.service import SignIn
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
@@ -163,7 +163,7 @@ class HttpProvider(Generic[Quirks]):
     async def _read_error(self, response: Response) -> Error:
         # The status says most of it: a body that breaks off, or never ends, is not to hide it.
         response.finished()
-        body = await response.read(MAX_ERROR_BYTES)
+        body = await read_all(response, MAX_ERROR_BYTES)
         return self._dialect.errors.read(response.status, response.headers, body)
 
     async def count_tokens(self, request: CountTokensRequest) -> CountTokensResponse:
@@ -181,7 +181,7 @@ class HttpProvider(Generic[Quirks]):
             async with self._upstream.request("POST", path, headers=headers, body=body) as response:
                 if response.status >= 300:
                     return CountTokensResponse(error=await self._read_error(response))
-                count = msgspec.json.decode(await response.read(_MAX_LIST_BYTES), type=_TokenCount)
+                count = msgspec.json.decode(await read_all(response, _MAX_LIST_BYTES), type=_TokenCount)
                 return CountTokensResponse(input_tokens=count.input_tokens)
         except PatchbayError as error:
             return CountTokensResponse(error=error.error)
@@ -214,7 +214,7 @@ class HttpProvider(Generic[Quirks]):
             if response.status >= 300:
                 raise PatchbayError(await self._read_error(response))
             try:
-                listed = msgspec.json.decode(await response.read(_MAX_LIST_BYTES), type=_ModelList)
+                listed = msgspec.json.decode(await read_all(response, _MAX_LIST_BYTES), type=_ModelList)
             except msgspec.DecodeError as error:
                 raise PatchbayError(make_error(UPSTREAM, "the upstream's model list cannot be read")) from error
         return [self._model(entry) for entry in listed.data]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol
 
 from patchbay.canonical import Warning
@@ -29,9 +29,6 @@ class Response(Protocol):
     def pieces(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives. Raises PatchbayError when it breaks off."""
 
-    async def read(self, limit: int) -> bytes:
-        """The whole body, cut off after `limit` bytes. Raises PatchbayError when it breaks off."""
-
     def finished(self) -> None:
         """Nothing more is needed: the rest may break, and is not waited for long."""
 
@@ -49,3 +46,14 @@ class Upstream(Protocol):
         """
 
     async def aclose(self) -> None: ...
+
+
+async def read_all(response: Response, limit: int) -> bytes:
+    """The whole body of an answer, cut off after `limit` bytes. Raises PatchbayError when it breaks off."""
+    body = bytearray()
+    async with aclosing(response.pieces()) as pieces:
+        async for data in pieces:
+            body += data
+            if len(body) >= limit:
+                break
+    return bytes(body[:limit])

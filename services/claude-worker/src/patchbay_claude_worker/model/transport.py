@@ -176,16 +176,6 @@ class CliAnswer:
             # The answer has begun: it ends as the API's does when it fails in the middle.
             yield self._stream.failure.frame()
 
-    async def read(self, limit: int) -> bytes:
-        """The whole body, cut off after `limit` bytes."""
-        body = bytearray()
-        async with aclosing(self.pieces()) as pieces:
-            async for data in pieces:
-                body += data
-                if len(body) >= limit:
-                    break
-        return bytes(body[:limit])
-
     def finished(self) -> None:
         """Nothing more is needed: the process says nothing more either."""
 
