@@ -18,9 +18,10 @@ from patchbay.settings.claude_cli import Pool as PoolSettings
 from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.scripted_claude import ScriptedClaude
 from patchbay_claude_worker.cli import pool as pool_module
-from patchbay_claude_worker.cli.pool import CommandFor, Pool
+from patchbay_claude_worker.cli.pool import Pool
 from patchbay_claude_worker.cli.process import CliProcess
 from patchbay_claude_worker.cli.program import Command, ProgramMissing, find_program
+from patchbay_claude_worker.cli.waiting import CommandFor
 from patchbay_claude_worker.model.command import command
 
 Start = Callable[..., Awaitable[Pool]]

@@ -20,9 +20,10 @@ from patchbay_claude_worker.agent.command import command, config_directory, is_s
 from patchbay_claude_worker.agent.prompt import fingerprint, is_continued, story_of, system_digest
 from patchbay_claude_worker.agent.store import load_files
 from patchbay_claude_worker.cli.guardian import list_elsewhere
-from patchbay_claude_worker.cli.pool import CommandFor, Pool
+from patchbay_claude_worker.cli.pool import Pool
 from patchbay_claude_worker.cli.process import CliProcess
 from patchbay_claude_worker.cli.program import Command
+from patchbay_claude_worker.cli.waiting import CommandFor
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
 log = structlog.get_logger(__name__)

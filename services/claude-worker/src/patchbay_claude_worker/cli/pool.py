@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections import deque
+from collections.abc import Awaitable
 
 import structlog
 
 from patchbay.errors import OVERLOADED, UNAVAILABLE, PatchbayError, make_error
 from patchbay.settings.claude_cli import Pool as PoolSettings
 from patchbay.telemetry import metrics
+from patchbay_claude_worker.cli.kept import KeptProcesses
 from patchbay_claude_worker.cli.process import CliProcess, Guardian, ProcessDied, ProcessHangs
-from patchbay_claude_worker.cli.program import Command, ProgramMissing
+from patchbay_claude_worker.cli.program import ProgramMissing
+from patchbay_claude_worker.cli.waiting import CommandFor, Waiter, WaitingChats
 from patchbay_proto.v1.provider_pb2 import PoolStatus
 
 log = structlog.get_logger(__name__)
@@ -33,22 +34,6 @@ _RESTOCK_SECONDS = 0.3
 _LONGEST_BACKOFF_SECONDS = 30.0
 _MEBIBYTE = 1024 * 1024
 _TENDER, _CLEAR = "pool-tender", "pool-clear"
-
-CommandFor = Callable[[Path], Command]
-
-
-class _Waiter:
-    """A chat that waits for a process: any spare, or one that is started for it alone."""
-
-    def __init__(self, command_for: CommandFor | None) -> None:
-        self.future: asyncio.Future[CliProcess] = asyncio.get_running_loop().create_future()
-        self.command_for = command_for
-        # Its own process is being started.
-        self.is_served = False
-
-    @property
-    def takes_any(self) -> bool:
-        return self.command_for is None
 
 
 class Pool:
@@ -67,8 +52,7 @@ class Pool:
         self._guardian: Guardian | None = None
         self._spares: deque[CliProcess] = deque()
         self._busy: set[CliProcess] = set()
-        # By conversation, the one that waited longest first; with the time since which it waits.
-        self._kept: OrderedDict[str, tuple[CliProcess, float]] = OrderedDict()
+        self._kept = KeptProcesses()
         # Spares that are just being asked whether they still answer.
         self._checked: set[CliProcess] = set()
         # Of those that start: what will be a spare.
@@ -76,7 +60,7 @@ class Pool:
         # Of those that start: not waiting for their turn any more.
         self._launched = 0
         self._clearing = 0
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters = WaitingChats()
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn_gate = asyncio.Semaphore(options.spawn_parallelism)
         self._backoff = 0.0
@@ -104,9 +88,7 @@ class Pool:
     async def aclose(self) -> None:
         """Kills every process and removes every home. Who still waits is refused."""
         self._closed = True
-        for waiter in self._waiters:
-            waiter.future.set_exception(_closing())
-        self._waiters.clear()
+        self._waiters.refuse(_closing())
         for task in self._tasks:
             if task.get_name() != _CLEAR:
                 task.cancel()
@@ -151,7 +133,7 @@ class Pool:
             raise _closing()
         started = time.monotonic()
         process = self._retake(conversation) or (None if command_for else self._take_spare())
-        process = process or await self._wait(_Waiter(command_for))
+        process = process or await self._wait(Waiter(command_for))
         self._busy.add(process)
         self._wait_seconds = time.monotonic() - started
         metrics.CLI_WAIT_SECONDS.labels(self._name).observe(self._wait_seconds)
@@ -171,10 +153,10 @@ class Pool:
             return
         self._busy.discard(process)
         if keep_for is not None and self._may_keep(process):
-            previous = self._kept.pop(keep_for, None)
+            previous = self._kept.take(keep_for)
             if previous is not None:
-                self._retire(previous[0], "replaced")
-            self._kept[keep_for] = (process, time.monotonic())
+                self._retire(previous, "replaced")
+            self._kept.put(keep_for, process)
             self._make_room_for_spares()
             # Somebody may be waiting while this one only waits for its conversation.
             self._make_room()
@@ -184,14 +166,13 @@ class Pool:
 
     def keeps(self, conversation: str | None) -> bool:
         """Whether a living process waits for the next turn of a conversation."""
-        kept = self._kept.get(conversation) if conversation is not None else None
-        return kept is not None and kept[0].alive
+        return conversation is not None and self._kept.has(conversation)
 
     def drop(self, conversation: str) -> None:
         """Retires the process kept for a conversation, which is not gone on with."""
-        kept = self._kept.pop(conversation, None)
+        kept = self._kept.take(conversation)
         if kept is not None:
-            self._retire(kept[0], "stale")
+            self._retire(kept, "stale")
             self._refill()
 
     def _may_keep(self, process: CliProcess) -> bool:
@@ -206,24 +187,22 @@ class Pool:
         return process.rss_bytes > self._options.max_rss_mb * _MEBIBYTE
 
     def _retake(self, conversation: str | None) -> CliProcess | None:
-        kept = self._kept.pop(conversation, None) if conversation is not None else None
-        if kept is None:
-            return None
-        if kept[0].alive:
-            return kept[0]
-        self._retire(kept[0], "crashed")
+        kept = self._kept.take(conversation) if conversation is not None else None
+        if kept is None or kept.alive:
+            return kept
+        self._retire(kept, "crashed")
         return None
 
     def _take_spare(self) -> CliProcess | None:
         # Those who already wait come first.
-        while self._spares and not self._generic_waiters:
+        while self._spares and not self._waiters.for_any:
             process = self._spares.popleft()
             if process.alive:
                 return process
             self._retire(process, "crashed")
         return None
 
-    async def _wait(self, waiter: _Waiter) -> CliProcess:
+    async def _wait(self, waiter: Waiter) -> CliProcess:
         if self.trouble:
             # Starting one is being tried all the time: nobody has to wait to hear that it does not work.
             raise self._unavailable()
@@ -241,7 +220,7 @@ class Pool:
         message = f"every process of the backend `{self._name}` is busy"
         raise PatchbayError(make_error(OVERLOADED, message, http_status=529, retry_after=self._retry_after()))
 
-    def _abandon(self, waiter: _Waiter) -> None:
+    def _abandon(self, waiter: Waiter) -> None:
         """Nobody waits here any more; what has just come goes to the next one, unless it is of no use to others."""
         future = waiter.future
         if not future.done():
@@ -253,10 +232,6 @@ class Pool:
                 self._put_spare(future.result())
             else:
                 self._retire(future.result(), "cancelled")
-
-    @property
-    def _generic_waiters(self) -> int:
-        return sum(waiter.takes_any for waiter in self._waiters)
 
     def _retry_after(self) -> float:
         """About how long until one is free: nobody knows how long answers take, but a queue says something.
@@ -277,19 +252,17 @@ class Pool:
         """Where more wait than will get one by themselves, the conversations idle for longest give their own."""
         coming = self._options.max_processes - self._lent_or_ready + len(self._checked)
         for _ in range(min(len(self._waiters) - coming, len(self._kept))):
-            _, (process, _) = self._kept.popitem(last=False)
-            self._retire(process, "evicted")
+            self._retire(self._kept.take_oldest(), "evicted")
             coming += 1
         # A spare is of no use to who needs a process of its own.
-        for _ in range(min(len(self._waiters) - self._generic_waiters - coming, len(self._spares))):
+        for _ in range(min(len(self._waiters) - self._waiters.for_any - coming, len(self._spares))):
             self._retire(self._spares.popleft(), "evicted")
 
     def _make_room_for_spares(self) -> None:
         """The conversations idle for longest give way to the spares that are wanted."""
         most = max(1, self._options.max_processes - self._options.min_spare)
         while len(self._kept) > most:
-            _, (process, _) = self._kept.popitem(last=False)
-            self._retire(process, "evicted")
+            self._retire(self._kept.take_oldest(), "evicted")
 
     def _refill(self) -> None:
         """Starts as many processes as are wanted and may be."""
@@ -311,9 +284,9 @@ class Pool:
         """How many spares are to be starting. While none can be started, one is tried again and again."""
         if self.trouble:
             return 1
-        return self._options.min_spare + self._generic_waiters - len(self._spares) - len(self._checked)
+        return self._options.min_spare + self._waiters.for_any - len(self._spares) - len(self._checked)
 
-    async def _spawn(self, waiter: _Waiter | None) -> None:
+    async def _spawn(self, waiter: Waiter | None) -> None:
         """Starts a process: for a waiter alone, or as a spare."""
         started = time.monotonic()
         try:
@@ -352,11 +325,11 @@ class Pool:
         # With the trouble gone there is more to start than the one that was tried.
         self._refill()
 
-    def _is_needless(self, waiter: _Waiter | None) -> bool:
+    def _is_needless(self, waiter: Waiter | None) -> bool:
         """Whether whom a process was to be for has left meanwhile."""
         return self._starting_spares > self._wanted if waiter is None else waiter.future.done()
 
-    def _has_started(self, waiter: _Waiter | None) -> None:
+    def _has_started(self, waiter: Waiter | None) -> None:
         self._starting -= 1
         if waiter is None:
             self._starting_spares -= 1
@@ -375,7 +348,7 @@ class Pool:
             raise
         return process
 
-    def _failed(self, error: Exception, waiter: _Waiter | None) -> None:
+    def _failed(self, error: Exception, waiter: Waiter | None) -> None:
         """A process did not start: say so once, and try again after a while."""
         if not isinstance(error, (ProcessDied, ProcessHangs)):
             self._count_crash()
@@ -406,13 +379,13 @@ class Pool:
         if self._closed or not process.alive:
             self._retire(process, "crashed" if process.crashed else "closed")
             self._refill()
-        elif (waiter := next((one for one in self._waiters if one.takes_any), None)) is not None:
+        elif (waiter := self._waiters.first_for_any()) is not None:
             self._lend(process, waiter)
         else:
             self._spares.append(process)
             self._make_room()
 
-    def _lend(self, process: CliProcess, waiter: _Waiter) -> None:
+    def _lend(self, process: CliProcess, waiter: Waiter) -> None:
         # Lent from this moment on, and not only when its borrower comes to run.
         self._busy.add(process)
         self._waiters.remove(waiter)
@@ -455,31 +428,24 @@ class Pool:
     def _replace_unfit_spares(self) -> None:
         now = time.monotonic()
         for process in list(self._spares):
-            old = now - process.spawned_at > self._options.idle_seconds
-            reason = ""
-            if not process.alive:
-                reason = "crashed"
-            elif self._is_too_large(process):
-                reason = "memory"
-            elif old and len(self._spares) > self._options.min_spare:
+            is_old = now - process.spawned_at > self._options.idle_seconds
+            reason = self._unfit(process)
+            if not reason and is_old and len(self._spares) > self._options.min_spare:
                 reason = "idle"
             if reason:
                 self._spares.remove(process)
                 self._retire(process, reason)
 
     def _retire_old_conversations(self) -> None:
-        now = time.monotonic()
-        for conversation, (process, since) in list(self._kept.items()):
-            reason = ""
-            if not process.alive:
-                reason = "crashed"
-            elif self._is_too_large(process):
-                reason = "memory"
-            elif now - since > self._options.idle_seconds:
-                reason = "idle"
-            if reason:
-                del self._kept[conversation]
-                self._retire(process, reason)
+        unfit = {process: reason for process in self._kept if (reason := self._unfit(process))}
+        for process, reason in self._kept.take_if(unfit, idle_seconds=self._options.idle_seconds):
+            self._retire(process, reason)
+
+    def _unfit(self, process: CliProcess) -> str:
+        """Why a process that waits cannot be used; empty: it can."""
+        if not process.alive:
+            return "crashed"
+        return "memory" if self._is_too_large(process) else ""
 
     def _check_spares(self) -> None:
         """Asks every spare whether it answers, out of the pool: a chat would be answered among the answers to this."""
@@ -502,7 +468,7 @@ class Pool:
 
     def _processes(self) -> list[CliProcess]:
         """All but those that start or end."""
-        return [*self._spares, *self._checked, *self._busy, *(process for process, _ in self._kept.values())]
+        return [*self._spares, *self._checked, *self._busy, *self._kept]
 
     def _report(self) -> None:
         for state, count in (
