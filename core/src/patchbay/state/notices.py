@@ -32,14 +32,25 @@ async def messages(
                 await redis.initialize()  # a cluster has no place to subscribe at before it knows its slots
             async with aclosing(redis.pubsub(ignore_subscribe_messages=True)) as subscription:
                 await subscription.subscribe(channel)
+                _go_if_cancelled()
                 yield None
                 while True:
                     message = await subscription.get_message(timeout=_SILENCE_SECONDS)
+                    _go_if_cancelled()
                     if message is not None:
                         yield cast(bytes, message["data"]).decode()
         except (*REDIS_ERRORS, RedisUnavailable) as error:
             log.debug("no change notices from redis", channel=channel, error=str(error))
+            _go_if_cancelled()
         await asyncio.sleep(retry_seconds)
+
+
+def _go_if_cancelled() -> None:
+    # redis-py awaits `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with its
+    # result (https://github.com/python/cpython/issues/86296): whoever waits for this task's end would wait for ever.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class Notices:
