@@ -130,7 +130,7 @@ class ConversationPlaces:
             command_for = self._command_for(cwd)
         kept = _kept_name(conversation, record) if record is not None else None
         if record is not None and not self._pool.keeps(kept):
-            resumed = await self._resume(conversation, request, record, cwd)
+            resumed = await self._resume(record, cwd)
             if resumed is not None:
                 return Place(conversation, record, previous_turn, resumed)
             record = kept = None
@@ -140,9 +140,7 @@ class ConversationPlaces:
             record = None
         return Place(conversation, record, previous_turn, process)
 
-    async def _resume(
-        self, conversation: str, request: ChatRequest, record: ConversationRecord, cwd: Path
-    ) -> CliProcess | None:
+    async def _resume(self, record: ConversationRecord, cwd: Path) -> CliProcess | None:
         """A process that goes on from the transcript; None: there is none, or it cannot be gone on from."""
         files = await self._transcript(record)
         if not files:

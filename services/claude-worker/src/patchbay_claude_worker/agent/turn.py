@@ -74,22 +74,10 @@ class AgentTurn:
             ProcessDied, ProcessHangs: It does not take it.
             PatchbayError: It refuses it.
         """
-        ids = {self._process.next_id()}
-        lines = []
         if not self._process.requests:
             system = {"appendSystemPrompt": prompt.system} if prompt.system else {}
-            lines.append(initialize(next(iter(ids)), **system))
-            ids.add(self._process.next_id())
-        settings_id = max(ids, key=lambda one: int(one.rpartition("-")[2]))
-        lines.append(apply_settings(settings_id, model=model, environment=prompt.environment))
-        await self._process.send(lines, seconds=self._silence)
-        while ids:
-            answered = await self._process.wait_for(self._is_response, seconds=self._silence)
-            assert answered.response is not None
-            ids.discard(answered.response.request_id)
-            if answered.response.subtype == "error":
-                reason = f"the claude program refused its settings: {answered.response.error}"
-                raise PatchbayError(make_error(UPSTREAM, reason))
+            await self._request(lambda request_id: initialize(request_id, **system))
+        await self._request(lambda request_id: apply_settings(request_id, model=model, environment=prompt.environment))
         for message in prompt.history:
             if message["role"] == "assistant":
                 await self._process.send([assistant_message(message["content"], model=model)], seconds=self._silence)
@@ -99,9 +87,20 @@ class AgentTurn:
                 await self._process.send([line], seconds=self._silence)
                 await self._process.wait_for(self._is_result, seconds=self._silence)
 
-    def _is_response(self, message: Message) -> bool:
-        self._note(message)
-        return message.response is not None
+    async def _request(self, line_of: Callable[[str], bytes]) -> None:
+        """Sends a control request, and waits until it is granted."""
+        request_id = self._process.next_id()
+        await self._process.send([line_of(request_id)], seconds=self._silence)
+
+        def is_answer(message: Message) -> bool:
+            self._note(message)
+            return message.response is not None and message.response.request_id == request_id
+
+        response = (await self._process.wait_for(is_answer, seconds=self._silence)).response
+        assert response is not None
+        if response.subtype == "error":
+            reason = f"the claude program refused its settings: {response.error}"
+            raise PatchbayError(make_error(UPSTREAM, reason))
 
     def _is_result(self, message: Message) -> bool:
         self._note(message)
