@@ -132,6 +132,8 @@ class CliAnswer:
         for message in messages:
             frames.append(self._stream.feed(message))
             if self._is_over:
+                # Now, not after the answer is passed on: some answers, as an empty one, make the program ask again.
+                self._process.kill()
                 break
         return b"".join(frames)
 
