@@ -102,7 +102,7 @@ def _house(directory: Path, standin: StandinProcess, redis_url: str, **pools: di
             "narrow": {
                 **real,
                 "cli_path": scripted.path,
-                "pool": {"min_spare": 0, "max_processes": 1, "acquire_timeout": 0.3},
+                "pool": {"min_spare": 0, "max_processes": 1, "acquire_timeout": 2},
             },
         },
     }
@@ -330,13 +330,15 @@ async def _fresh_scripted(house: House, *starts: dict[str, object], **every: obj
 
 
 async def test_who_finds_every_process_busy_is_told_to_come_again(house: House, upstream: StandinProcess) -> None:
-    house.scripted.plan(pace=0.6)
+    house.scripted.plan(pace=1)
     first = asyncio.Event()
     async with open_client() as client:
         running = asyncio.create_task(watch(client, f"{house.url}/v1/messages", body_for("narrow/m"), first=first))
         await asyncio.wait_for(first.wait(), timeout=10)
-        for path in ("/v1/messages", "/v1/chat/completions"):
-            refused = await client.post(house.url + path, json=body_for("narrow/m"))
+        paths = ("/v1/messages", "/v1/chat/completions")
+        for refused in await asyncio.gather(
+            *(client.post(house.url + path, json=body_for("narrow/m")) for path in paths)
+        ):
             assert (refused.status_code, refused.json()["error"]["type"]) == (529, "overloaded_error")
             assert int(refused.headers["retry-after"]) >= 1
             assert "every process of the backend `narrow` is busy" in refused.json()["error"]["message"]
