@@ -52,9 +52,11 @@ def chatty(shared_valkey: ValkeyProcess, config_for: Callable[..., Config]) -> I
 
 async def connections(url: str) -> int:
     """The connections that the whole cluster holds leases for."""
-    redis = connect(url)
+    # Patient: whoever counts runs in a process that may be busy with hundreds of clients.
+    redis = connect(url, timeout=5)
     try:
-        return (await Admission(redis, replica_id="observer", limits=Limits()).gauges())["connections"]
+        observer = Admission(redis, replica_id="observer", limits=Limits(), timeout=5)
+        return (await observer.gauges())["connections"]
     finally:
         await redis.aclose()
 
