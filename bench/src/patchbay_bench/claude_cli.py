@@ -6,6 +6,7 @@ the start of a process in the place of the one that was used included, is the re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import tempfile
@@ -234,10 +235,14 @@ def trouble_of(status: Json) -> str:
 
 
 def _spare_memory(worker: int) -> SpareMemory | None:
-    spares = [child for child in psutil.Process(worker).children(recursive=True) if child.name() == _PROGRAM]
-    if not spares:
+    held = []
+    for child in psutil.Process(worker).children(recursive=True):
+        # A spare forks helpers that carry its name until they have become another program, or have ended.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == _PROGRAM:
+                held.append(child.memory_full_info())
+    if not held:
         return None
-    held = [spare.memory_full_info() for spare in spares]
     return SpareMemory(
         statistics.median(one.rss for one in held) / _MEGABYTE, statistics.median(one.uss for one in held) / _MEGABYTE
     )

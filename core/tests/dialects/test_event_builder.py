@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from patchbay.canonical import ChatEvent
 from patchbay.dialects.builder import EventBuilder
 from patchbay.dialects.fold import Answer
+from patchbay.dialects.tool_names import ClientTool
 
 
 def kinds(builder: EventBuilder) -> list[str]:
@@ -44,8 +45,8 @@ def test_prose_closes_prose_and_whole_calls() -> None:
     builder = EventBuilder()
     builder.thinking("t")
     builder.text("a")
-    builder.tool_call(0, call_id="c", name="f")
-    builder.tool_call(1, call_id="d", name="g")
+    builder.tool_call(0, call_id="c", tool=ClientTool("f"))
+    builder.tool_call(1, call_id="d", tool=ClientTool("g"))
     builder.tool_input(0, "{}")
     builder.tool_input(1, "{")
     builder.refusal("r")
@@ -74,7 +75,7 @@ def test_a_new_part_is_a_new_block_and_so_is_thinking_after_a_signature() -> Non
 
 def test_a_whole_block_leaves_open_calls_open() -> None:
     builder = EventBuilder()
-    builder.tool_call(0, call_id="c", name="f")
+    builder.tool_call(0, call_id="c", tool=ClientTool("f"))
     builder.redacted_thinking("AA")
     builder.tool_input(0, "{}")
     assert kinds(builder) == ["started", "tool_use", "redacted_thinking", "block_stop", "tool_input_delta"]
@@ -82,7 +83,7 @@ def test_a_whole_block_leaves_open_calls_open() -> None:
 
 def test_input_for_a_closed_call_is_refused() -> None:
     builder = EventBuilder()
-    builder.tool_call(0, call_id="c", name="f")
+    builder.tool_call(0, call_id="c", tool=ClientTool("f"))
     builder.tool_input(0, "{}")
     builder.text("a")
     assert not builder.has_open_tool(0)
@@ -125,7 +126,7 @@ def _take_step(builder: EventBuilder, kind: str, *, choice: int, text: str, numb
         "redacted": builder.redacted_thinking,
     }
     if kind == "call":
-        builder.tool_call(number, call_id=str(number), name="f", choice=choice)
+        builder.tool_call(number, call_id=str(number), tool=ClientTool("f"), choice=choice)
         builder.tool_input(number, text, choice=choice)
     else:
         add[kind](text, choice=choice)

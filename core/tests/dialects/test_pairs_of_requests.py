@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import InvalidRequest
 from patchbay.testing.dialect_pairs import Json
 from patchbay.testing.request_pairs import check_request, write_request
@@ -158,7 +159,7 @@ def test_claude_code_at_openai() -> None:
     assert written.warnings == ()
     body = check_request("openai_chat", written)
     ((short, long),) = written.names.items()
-    assert (len(short), long) == (64, LONG_NAME)
+    assert (len(short), long) == (64, ClientTool(LONG_NAME))
     assert len(body["user"]) == 64
     text = written.body.decode().replace(short, "SHORTENED").replace(body["user"], "SHORTENED")
     assert json.loads(text) == CLAUDE_CODE_AT_OPENAI
@@ -259,7 +260,7 @@ def test_an_agents_sdk_at_anthropic() -> None:
     ]
     body = check_request("anthropic", written)
     ((weather, name),) = written.names.items()
-    assert name == "get.weather"
+    assert name == ClientTool("get.weather")
     first, odd = (block["id"] for block in body["messages"][1]["content"])
     (again,) = (block["id"] for block in body["messages"][3]["content"])
     assert first == "call_0"

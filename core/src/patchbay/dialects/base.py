@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from patchbay.canonical import Chat, ChatEvent, Error, Warning
+from patchbay.dialects.tool_names import ClientTool
 
 Quirks = TypeVar("Quirks")
 
@@ -24,8 +25,9 @@ class WrittenRequest:
 
     body: bytes
     warnings: tuple[Warning, ...] = ()
-    # Tool names that had to be shortened: as the upstream knows them -> as the client does. For `ReadOptions.names`.
-    names: Mapping[str, str] = field(default_factory=dict)
+    # Tools that the upstream knows by another name, or as another kind of tool: its name -> the client's tool. For
+    # `ReadOptions.names`.
+    names: Mapping[str, ClientTool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class NativeEdit:
     body: bytes
     # The client did not ask for the usage report that the body now asks for: keep it from the client.
     hide_usage: bool = False
+    # What the upstream would have refused, and was left out.
+    warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +51,8 @@ class ReadOptions:
     native: bool = False
     # With `native`: keep the stream's usage report from the client.
     hide_usage: bool = False
-    # `WrittenRequest.names` of the request: tool names to turn back into the client's.
-    names: Mapping[str, str] = field(default_factory=dict)
+    # `WrittenRequest.names` of the request: tools to turn back into the client's.
+    names: Mapping[str, ClientTool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,5 +137,6 @@ class Dialect(Generic[Quirks]):
     errors: ErrorTable
     # What upstreams of this dialect may differ in; the default is the protocol's owner.
     quirks: Quirks
-    # Readies a client's own body: (body, model to ask for, or None for the client's own). Raises InvalidRequest.
-    edit_native: Callable[[bytes, str | None], NativeEdit]
+    # Readies a client's own body: (body, model to ask for or None for the client's own, the upstream's quirks). Raises
+    # InvalidRequest.
+    edit_native: Callable[[bytes, str | None, Quirks], NativeEdit]

@@ -34,6 +34,7 @@ from patchbay.canonical import (
     Usage,
     Warning,
 )
+from patchbay.dialects.tool_names import ClientTool
 
 ToolKey: TypeAlias = int | str
 
@@ -172,12 +173,17 @@ class EventBuilder:
         """Adds a whole block that only `dialect` knows."""
         self._whole_block(BlockStart(opaque=OpaqueStart(dialect=dialect, json=json)), choice)
 
-    def tool_call(self, key: ToolKey, *, call_id: str, name: str, choice: int = 0, text_input: bool = False) -> None:
+    def tool_call(
+        self, key: ToolKey, *, call_id: str, tool: ClientTool, choice: int = 0, text_input: bool = False
+    ) -> None:
         """Opens a tool call; `key` names it in the calls that follow. Several may be open at once."""
         state = self._choice(choice)
         self._close_prose(state)
         index = self._open(
-            BlockStart(choice=choice, tool_use=ToolUseStart(id=call_id, name=name, text_input=text_input))
+            BlockStart(
+                choice=choice,
+                tool_use=ToolUseStart(id=call_id, name=tool.name, namespace=tool.namespace, text_input=text_input),
+            )
         )
         state.tools[key] = _Tool(index)
         state.had_tool = True

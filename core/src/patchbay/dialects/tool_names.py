@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import NamedTuple
 
 _DIGEST_LENGTH = 8
 
@@ -26,6 +27,15 @@ def fitted(text: str, maximum: int | None = None, forbidden: re.Pattern[str] | N
     return f"{text}_{digest}"
 
 
+class ClientTool(NamedTuple):
+    """A tool as the client knows it."""
+
+    name: str
+    namespace: str = ""
+    # Its input is free text, which the upstream is asked for as an object with that text as `input`.
+    is_wrapped: bool = False
+
+
 class ToolNames:
     """Fits the names of tools, and remembers which it changed.
 
@@ -36,11 +46,11 @@ class ToolNames:
     def __init__(self, maximum: int, forbidden: re.Pattern[str] | None = None) -> None:
         self._maximum = maximum
         self._forbidden = forbidden
-        # Name upstream -> the client's name.
-        self.changed: dict[str, str] = {}
+        # Name upstream -> the client's tool.
+        self.changed: dict[str, ClientTool] = {}
 
     def fitted(self, name: str) -> str:
         fit = fitted(name, self._maximum, self._forbidden)
         if fit != name:
-            self.changed[fit] = name
+            self.changed[fit] = ClientTool(name)
         return fit

@@ -17,6 +17,7 @@ from patchbay.canonical import ChatEvents
 from patchbay.dialects import anthropic as anthropic_dialect
 from patchbay.dialects import openai_chat
 from patchbay.dialects.base import AnswerOptions, Dialect, ReadOptions
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import PatchbayError
 
 Json: TypeAlias = dict[str, Any]
@@ -27,7 +28,7 @@ DIALECTS: Mapping[str, Dialect[Any]] = {
 _MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 
-def _windows(upstream: str, pieces: Iterable[bytes], names: Mapping[str, str]) -> list[ChatEvents]:
+def _windows(upstream: str, pieces: Iterable[bytes], names: Mapping[str, ClientTool]) -> list[ChatEvents]:
     """What the worker sends: the events of each piece of the upstream's stream, through the wire's own bytes."""
     reader = DIALECTS[upstream].read_events(ReadOptions(names=names))
     windows = [ChatEvents(events=reader.feed(piece)) for piece in pieces]
@@ -76,7 +77,7 @@ def answer(
     client: str,
     *,
     stream: bool,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, ClientTool] | None = None,
 ) -> dict[str, Any]:
     """An upstream's stream as the client's SDK has it in the end.
 

@@ -136,18 +136,22 @@ class HttpProvider(Generic[Quirks]):
         # The upstream always streams, whatever the client wants: the idle timer then sees that it is alive.
         request.chat.stream = True
         written = self._dialect.write_request(request.chat, request.model, self._profile.quirks)
-        if written.warnings and self._backend.strict_parameters:
-            first = written.warnings[0]
-            raise PatchbayError(
-                make_error(INVALID_REQUEST, f"{first.parameter}: {first.message}", parameter=first.parameter)
-            )
+        self._check_warnings(written.warnings)
         return _Prepared(written.body, written.warnings, ReadOptions(names=written.names))
 
     def _prepare_native(self, request: ChatRequest) -> _Prepared:
         native = request.native
         self._check_native(native.dialect)
-        edit = self._dialect.edit_native(native.body, request.model or None)
-        return _Prepared(edit.body, (), ReadOptions(native=True, hide_usage=edit.hide_usage))
+        edit = self._dialect.edit_native(native.body, request.model or None, self._profile.quirks)
+        self._check_warnings(edit.warnings)
+        return _Prepared(edit.body, edit.warnings, ReadOptions(native=True, hide_usage=edit.hide_usage))
+
+    def _check_warnings(self, warnings: Sequence[Warning]) -> None:
+        if warnings and self._backend.strict_parameters:
+            first = warnings[0]
+            raise PatchbayError(
+                make_error(INVALID_REQUEST, f"{first.parameter}: {first.message}", parameter=first.parameter)
+            )
 
     def _check_native(self, dialect: str) -> None:
         if dialect != self._dialect.name or not self._profile.native:
@@ -174,7 +178,8 @@ class HttpProvider(Generic[Quirks]):
                 return CountTokensResponse(input_tokens=estimate_tokens(self._canonical(request)), estimated=True)
             if request.WhichOneof("payload") == "native":
                 self._check_native(request.native.dialect)
-                body = self._dialect.edit_native(request.native.body, request.model or None).body
+                model = request.model or None
+                body = self._dialect.edit_native(request.native.body, model, self._profile.quirks).body
             else:
                 body = self._count_body(request)
             headers = self._headers(request.headers, request.credential if request.HasField("credential") else None)

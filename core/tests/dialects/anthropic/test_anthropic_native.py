@@ -12,19 +12,21 @@ BODY = (
 
 @pytest.mark.parametrize("model", [None, "a"])
 def test_the_very_same_bytes(model: str | None) -> None:
-    edit = DIALECT.edit_native(BODY, model)
+    edit = DIALECT.edit_native(BODY, model, DIALECT.quirks)
     assert edit.body is BODY
     assert not edit.hide_usage
 
 
 def test_another_model() -> None:
-    assert DIALECT.edit_native(BODY, 'b"é') == NativeEdit(BODY.replace(b'"model" : "a"', '"model" : "b\\"é"'.encode()))
+    assert DIALECT.edit_native(BODY, 'b"é', DIALECT.quirks) == NativeEdit(
+        BODY.replace(b'"model" : "a"', '"model" : "b\\"é"'.encode())
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"{}", b'{"model":7}'])
 def test_bodies_without_a_model(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        DIALECT.edit_native(body, "b")
+        DIALECT.edit_native(body, "b", DIALECT.quirks)
 
 
 def test_dialect() -> None:

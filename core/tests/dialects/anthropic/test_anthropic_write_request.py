@@ -35,6 +35,7 @@ from patchbay.canonical import (
 )
 from patchbay.dialects.anthropic import DIALECT, AnthropicQuirks
 from patchbay.dialects.base import ReadOptions
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import InvalidRequest
 
 NEW = "claude-opus-5"
@@ -513,7 +514,7 @@ def test_tool_names_that_the_api_forbids(name: str) -> None:
     )
     written = DIALECT.write_request(chat, OLD, DIALECT.quirks)
     ((upstream, client),) = written.names.items()
-    assert client == name
+    assert client == ClientTool(name)
     assert re.fullmatch("[a-zA-Z0-9_-]{1,128}", upstream)
     body = json.loads(written.body)
     assert [item["name"] for item in body["tools"]] == ["f", upstream]

@@ -227,13 +227,13 @@ EDITS: dict[str, tuple[str, str | None, str, bool]] = {
 @pytest.mark.parametrize("name", EDITS)
 def test_edits_of_a_clients_body(name: str) -> None:
     body, model, expected, hide_usage = EDITS[name]
-    edit = DIALECT.edit_native(body.encode(), model)
+    edit = DIALECT.edit_native(body.encode(), model, DIALECT.quirks)
     assert (edit.body.decode(), edit.hide_usage) == (expected, hide_usage)
 
 
 def test_a_body_without_edits_is_not_copied() -> None:
     body = b'{"model":"a"}'
-    assert DIALECT.edit_native(body, None).body is body
+    assert DIALECT.edit_native(body, None, DIALECT.quirks).body is body
 
 
 def test_an_edit_changes_nothing_else() -> None:
@@ -243,14 +243,14 @@ def test_an_edit_changes_nothing_else() -> None:
         "stream": True,
         "x": {"model": "a"},
     }
-    edited = json.loads(DIALECT.edit_native(json.dumps(client).encode(), "b").body)
+    edited = json.loads(DIALECT.edit_native(json.dumps(client).encode(), "b", DIALECT.quirks).body)
     assert edited == {**client, "model": "b", "stream_options": {"include_usage": True}}
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"model":', b"\xff"])
 def test_bodies_that_cannot_be_edited(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        DIALECT.edit_native(body, "m")
+        DIALECT.edit_native(body, "m", DIALECT.quirks)
 
 
 def test_half_a_surrogate_pair_passes_untouched(read: Read, lines: Lines) -> None:

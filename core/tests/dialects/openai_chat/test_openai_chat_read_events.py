@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from patchbay.canonical import ChatEvent
 from patchbay.dialects.base import ReadOptions
 from patchbay.dialects.openai_chat import DIALECT
+from patchbay.dialects.tool_names import ClientTool
 
 Chunk = dict[str, Any]
 Read = Callable[..., list[ChatEvent]]
@@ -576,7 +577,7 @@ def test_events_after_the_end_are_ignored(sse: Callable[..., bytes], read: Read,
 
 def test_shortened_tool_names_are_turned_back(sse: Callable[..., bytes], read: Read, lines: Lines) -> None:
     data = sse([chunk(call(0, "c1", "short", "{}"), "tool_calls")])
-    events = read(data, options=ReadOptions(names={"short": "a_long_name"}))
+    events = read(data, options=ReadOptions(names={"short": ClientTool("a_long_name")}))
     assert "0 tool_use c1 a_long_name" in lines(events)
 
 

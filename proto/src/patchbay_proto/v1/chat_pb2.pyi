@@ -94,6 +94,26 @@ class Chat(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class NamespacesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SYSTEM_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
@@ -108,6 +128,7 @@ class Chat(_message.Message):
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """The end user on whose behalf the client asks (OpenAI `user`, Anthropic `metadata.user_id`)."""
     stream: _builtins.bool
@@ -146,6 +167,10 @@ class Chat(_message.Message):
     def extensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Request fields that no field here covers: dialect name -> one JSON object."""
 
+    @_builtins.property
+    def namespaces(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the groups that tools belong to are for (OpenAI `namespace`): name -> description."""
+
     def __init__(
         self,
         *,
@@ -163,10 +188,11 @@ class Chat(_message.Message):
         parallel_tool_calls: _builtins.bool | None = ...,
         service_tier: _builtins.str | None = ...,
         extensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        namespaces: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_service_tier", b"_service_tier", "_user", b"_user", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "response_format", b"response_format", "sampling", b"sampling", "service_tier", b"service_tier", "tool_choice", b"tool_choice", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_service_tier", b"_service_tier", "_user", b"_user", "extensions", b"extensions", "include_usage", b"include_usage", "messages", b"messages", "metadata", b"metadata", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "response_format", b"response_format", "sampling", b"sampling", "service_tier", b"service_tier", "stream", b"stream", "system", b"system", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_service_tier", b"_service_tier", "_user", b"_user", "extensions", b"extensions", "include_usage", b"include_usage", "messages", b"messages", "metadata", b"metadata", "namespaces", b"namespaces", "parallel_tool_calls", b"parallel_tool_calls", "reasoning", b"reasoning", "response_format", b"response_format", "sampling", b"sampling", "service_tier", b"service_tier", "stream", b"stream", "system", b"system", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
@@ -553,12 +579,15 @@ class ToolUse(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     TEXT_INPUT_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     input_json: _builtins.str
     """The input as a JSON text. OpenAI's `arguments` is a text that a model may get wrong: it may be invalid JSON."""
     text_input: _builtins.str
     """Free-form input of an OpenAI custom tool, instead of `input_json`."""
+    namespace: _builtins.str
+    """The tool's namespace; empty: none."""
     def __init__(
         self,
         *,
@@ -566,10 +595,11 @@ class ToolUse(_message.Message):
         name: _builtins.str = ...,
         input_json: _builtins.str = ...,
         text_input: _builtins.str | None = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_text_input", b"_text_input", "text_input", b"text_input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text_input", b"_text_input", "id", b"id", "input_json", b"input_json", "name", b"name", "text_input", b"text_input"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text_input", b"_text_input", "id", b"id", "input_json", b"input_json", "name", b"name", "namespace", b"namespace", "text_input", b"text_input"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__text_input: _TypeAlias = _typing.Literal["text_input"]  # noqa: Y015
     _WhichOneofArgType__text_input: _TypeAlias = _typing.Literal["_text_input", b"_text_input"]  # noqa: Y015
@@ -749,6 +779,7 @@ class Tool(_message.Message):
 
     FUNCTION_FIELD_NUMBER: _builtins.int
     OPAQUE_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -757,6 +788,8 @@ class Tool(_message.Message):
     def opaque(self) -> Global___Opaque:
         """A tool the provider runs, or of a type only one dialect knows: the whole definition."""
 
+    @_builtins.property
+    def custom(self) -> Global___CustomTool: ...
     @_builtins.property
     def cache(self) -> Global___CacheMark: ...
     @_builtins.property
@@ -768,14 +801,15 @@ class Tool(_message.Message):
         *,
         function: Global___FunctionTool | None = ...,
         opaque: Global___Opaque | None = ...,
+        custom: Global___CustomTool | None = ...,
         cache: Global___CacheMark | None = ...,
         extensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "function", b"function", "kind", b"kind", "opaque", b"opaque"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "custom", b"custom", "function", b"function", "kind", b"kind", "opaque", b"opaque"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "extensions", b"extensions", "function", b"function", "kind", b"kind", "opaque", b"opaque"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "custom", b"custom", "extensions", b"extensions", "function", b"function", "kind", b"kind", "opaque", b"opaque"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["function", "opaque"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["function", "opaque", "custom"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -789,11 +823,14 @@ class FunctionTool(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     INPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     input_schema_json: _builtins.str
     """JSON schema of the input as a JSON text; unset: the client gave none."""
     strict: _builtins.bool
+    namespace: _builtins.str
+    """The group the tool belongs to, with which its name is unique (OpenAI `namespace`); empty: none."""
     def __init__(
         self,
         *,
@@ -801,10 +838,11 @@ class FunctionTool(_message.Message):
         description: _builtins.str | None = ...,
         input_schema_json: _builtins.str | None = ...,
         strict: _builtins.bool | None = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_input_schema_json", b"_input_schema_json", "_strict", b"_strict", "description", b"description", "input_schema_json", b"input_schema_json", "strict", b"strict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_input_schema_json", b"_input_schema_json", "_strict", b"_strict", "description", b"description", "input_schema_json", b"input_schema_json", "name", b"name", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_input_schema_json", b"_input_schema_json", "_strict", b"_strict", "description", b"description", "input_schema_json", b"input_schema_json", "name", b"name", "namespace", b"namespace", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -820,6 +858,45 @@ class FunctionTool(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strict) -> _WhichOneofReturnType__strict | None: ...
 
 Global___FunctionTool: _TypeAlias = FunctionTool  # noqa: Y015
+
+@_typing.final
+class CustomTool(_message.Message):
+    """A tool whose input is free text (OpenAI `custom`). A function tool may have the same name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FORMAT_JSON_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    description: _builtins.str
+    format_json: _builtins.str
+    """What the text must look like, such as a grammar: one JSON object, as the Responses API writes it; unset: any text."""
+    namespace: _builtins.str
+    """As for a function tool."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str | None = ...,
+        format_json: _builtins.str | None = ...,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_format_json", b"_format_json", "description", b"description", "format_json", b"format_json"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_format_json", b"_format_json", "description", b"description", "format_json", b"format_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__format_json: _TypeAlias = _typing.Literal["format_json"]  # noqa: Y015
+    _WhichOneofArgType__format_json: _TypeAlias = _typing.Literal["_format_json", b"_format_json"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__format_json) -> _WhichOneofReturnType__format_json | None: ...
+
+Global___CustomTool: _TypeAlias = CustomTool  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
@@ -851,12 +928,18 @@ class ToolChoice(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     OPAQUE_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
     mode: Global___ToolChoice.Mode.ValueType
     name: _builtins.str
     """The tool's name, with MODE_TOOL."""
+    namespace: _builtins.str
+    """The tool's namespace, with MODE_TOOL; empty: none."""
+    custom: _builtins.bool
+    """The tool is a custom tool, with MODE_TOOL."""
     @_builtins.property
     def opaque(self) -> Global___Opaque:
-        """A choice only one dialect knows (OpenAI `allowed_tools`, `custom`), instead of a mode."""
+        """A choice only one dialect knows (OpenAI `allowed_tools`), instead of a mode."""
 
     def __init__(
         self,
@@ -864,10 +947,12 @@ class ToolChoice(_message.Message):
         mode: Global___ToolChoice.Mode.ValueType = ...,
         name: _builtins.str = ...,
         opaque: Global___Opaque | None = ...,
+        namespace: _builtins.str = ...,
+        custom: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opaque", b"opaque"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "name", b"name", "opaque", b"opaque"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom", b"custom", "mode", b"mode", "name", b"name", "namespace", b"namespace", "opaque", b"opaque"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

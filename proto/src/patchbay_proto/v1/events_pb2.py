@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18patchbay/v1/events.proto\x12\x0bpatchbay.v1\"4\n\nChatEvents\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.patchbay.v1.ChatEvent\"\xb1\x05\n\tChatEvent\x12!\n\x04head\x18\x01 \x01(\x0b\x32\x11.patchbay.v1.HeadH\x00\x12\'\n\x07warning\x18\x02 \x01(\x0b\x32\x14.patchbay.v1.WarningH\x00\x12\'\n\x07started\x18\x03 \x01(\x0b\x32\x14.patchbay.v1.StartedH\x00\x12.\n\x0b\x62lock_start\x18\x04 \x01(\x0b\x32\x17.patchbay.v1.BlockStartH\x00\x12,\n\ntext_delta\x18\x05 \x01(\x0b\x32\x16.patchbay.v1.TextDeltaH\x00\x12\x34\n\x0ethinking_delta\x18\x06 \x01(\x0b\x32\x1a.patchbay.v1.ThinkingDeltaH\x00\x12\x36\n\x0fsignature_delta\x18\x07 \x01(\x0b\x32\x1b.patchbay.v1.SignatureDeltaH\x00\x12\x37\n\x10tool_input_delta\x18\x08 \x01(\x0b\x32\x1b.patchbay.v1.ToolInputDeltaH\x00\x12\x34\n\x0e\x63itation_delta\x18\t \x01(\x0b\x32\x1a.patchbay.v1.CitationDeltaH\x00\x12,\n\nblock_stop\x18\n \x01(\x0b\x32\x16.patchbay.v1.BlockStopH\x00\x12#\n\x05usage\x18\x0b \x01(\x0b\x32\x12.patchbay.v1.UsageH\x00\x12)\n\x08\x66inished\x18\x0c \x01(\x0b\x32\x15.patchbay.v1.FinishedH\x00\x12#\n\x05\x65rror\x18\r \x01(\x0b\x32\x12.patchbay.v1.ErrorH\x00\x12%\n\x06native\x18\x0e \x01(\x0b\x32\x13.patchbay.v1.NativeH\x00\x12!\n\x04ping\x18\x0f \x01(\x0b\x32\x11.patchbay.v1.PingH\x00\x42\x07\n\x05\x65vent\"\x8d\x01\n\x04Head\x12\x0e\n\x06status\x18\x01 \x01(\r\x12/\n\x07headers\x18\x02 \x03(\x0b\x32\x1e.patchbay.v1.Head.HeadersEntry\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x07Warning\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"H\n\x07Started\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x11\n\tunder_way\x18\x04 \x01(\x08\"\xd5\x02\n\nBlockStart\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12&\n\x04text\x18\x03 \x01(\x0b\x32\x16.patchbay.v1.TextStartH\x00\x12.\n\x08thinking\x18\x04 \x01(\x0b\x32\x1a.patchbay.v1.ThinkingStartH\x00\x12-\n\x08tool_use\x18\x05 \x01(\x0b\x32\x19.patchbay.v1.ToolUseStartH\x00\x12?\n\x11redacted_thinking\x18\x06 \x01(\x0b\x32\".patchbay.v1.RedactedThinkingStartH\x00\x12,\n\x07refusal\x18\x07 \x01(\x0b\x32\x19.patchbay.v1.RefusalStartH\x00\x12*\n\x06opaque\x18\x08 \x01(\x0b\x32\x18.patchbay.v1.OpaqueStartH\x00\x42\x06\n\x04kind\"\x0b\n\tTextStart\"\x0f\n\rThinkingStart\"\x0e\n\x0cRefusalStart\"<\n\x0cToolUseStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ntext_input\x18\x03 \x01(\x08\"%\n\x15RedactedThinkingStart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\",\n\x0bOpaqueStart\x12\x0f\n\x07\x64ialect\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\t\"V\n\tTextDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1a\n\rlogprobs_json\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_logprobs_json\",\n\rThinkingDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"2\n\x0eSignatureDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\tsignature\x18\x02 \x01(\t\"-\n\x0eToolInputDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"=\n\rCitationDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x64ialect\x18\x02 \x01(\t\x12\x0c\n\x04json\x18\x03 \x01(\t\"\x1a\n\tBlockStop\x12\r\n\x05index\x18\x01 \x01(\r\"\xac\x03\n\x05Usage\x12\x19\n\x0cinput_tokens\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11\x63\x61\x63he_read_tokens\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\"\n\x15\x63\x61\x63he_write_1h_tokens\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1a\n\routput_tokens\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1d\n\x10reasoning_tokens\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x36\n\nextensions\x18\x07 \x03(\x0b\x32\".patchbay.v1.Usage.ExtensionsEntry\x1a\x31\n\x0f\x45xtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_input_tokensB\x14\n\x12_cache_read_tokensB\x15\n\x13_cache_write_tokensB\x18\n\x16_cache_write_1h_tokensB\x10\n\x0e_output_tokensB\x13\n\x11_reasoning_tokens\"\xa1\x04\n\x08\x46inished\x12\x35\n\x0bstop_reason\x18\x01 \x01(\x0e\x32 .patchbay.v1.Finished.StopReason\x12\x1a\n\rstop_sequence\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12\x0b\n\x03raw\x18\x04 \x01(\t\x12\x39\n\nextensions\x18\x05 \x03(\x0b\x32%.patchbay.v1.Finished.ExtensionsEntry\x1a\x31\n\x0f\x45xtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x02\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_END_TURN\x10\x01\x12\x1a\n\x16STOP_REASON_MAX_TOKENS\x10\x02\x12\x1d\n\x19STOP_REASON_STOP_SEQUENCE\x10\x03\x12\x18\n\x14STOP_REASON_TOOL_USE\x10\x04\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x05\x12\x1e\n\x1aSTOP_REASON_CONTENT_FILTER\x10\x06\x12\x1a\n\x16STOP_REASON_PAUSE_TURN\x10\x07\x12\x1e\n\x1aSTOP_REASON_CONTEXT_WINDOW\x10\x08\x12\x15\n\x11STOP_REASON_OTHER\x10\tB\x10\n\x0e_stop_sequence\"\x91\x02\n\x05\x45rror\x12$\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x16.patchbay.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\r\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x18\n\x0bretry_after\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tparameter\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x0bnative_body\x18\x07 \x01(\x0c\x12\x16\n\x0enative_dialect\x18\x08 \x01(\t\x12\x1a\n\rupstream_code\x18\t \x01(\tH\x02\x88\x01\x01\x42\x0e\n\x0c_retry_afterB\x0c\n\n_parameterB\x10\n\x0e_upstream_code\"(\n\x06Native\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08preamble\x18\x02 \x01(\x08\"\x06\n\x04Ping*\x99\x03\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_CODE_INVALID_REQUEST\x10\x01\x12\x1d\n\x19\x45RROR_CODE_AUTHENTICATION\x10\x02\x12\x19\n\x15\x45RROR_CODE_PERMISSION\x10\x03\x12\x18\n\x14\x45RROR_CODE_NOT_FOUND\x10\x04\x12 \n\x1c\x45RROR_CODE_REQUEST_TOO_LARGE\x10\x05\x12\x1b\n\x17\x45RROR_CODE_RATE_LIMITED\x10\x06\x12\x1d\n\x19\x45RROR_CODE_QUOTA_EXCEEDED\x10\x07\x12\x19\n\x15\x45RROR_CODE_OVERLOADED\x10\x08\x12\x17\n\x13\x45RROR_CODE_UPSTREAM\x10\t\x12\x16\n\x12\x45RROR_CODE_TIMEOUT\x10\n\x12\x1a\n\x16\x45RROR_CODE_UNAVAILABLE\x10\x0b\x12\x17\n\x13\x45RROR_CODE_INTERNAL\x10\x0c\x12\x1d\n\x19\x45RROR_CODE_CONTEXT_LENGTH\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18patchbay/v1/events.proto\x12\x0bpatchbay.v1\"4\n\nChatEvents\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.patchbay.v1.ChatEvent\"\xb1\x05\n\tChatEvent\x12!\n\x04head\x18\x01 \x01(\x0b\x32\x11.patchbay.v1.HeadH\x00\x12\'\n\x07warning\x18\x02 \x01(\x0b\x32\x14.patchbay.v1.WarningH\x00\x12\'\n\x07started\x18\x03 \x01(\x0b\x32\x14.patchbay.v1.StartedH\x00\x12.\n\x0b\x62lock_start\x18\x04 \x01(\x0b\x32\x17.patchbay.v1.BlockStartH\x00\x12,\n\ntext_delta\x18\x05 \x01(\x0b\x32\x16.patchbay.v1.TextDeltaH\x00\x12\x34\n\x0ethinking_delta\x18\x06 \x01(\x0b\x32\x1a.patchbay.v1.ThinkingDeltaH\x00\x12\x36\n\x0fsignature_delta\x18\x07 \x01(\x0b\x32\x1b.patchbay.v1.SignatureDeltaH\x00\x12\x37\n\x10tool_input_delta\x18\x08 \x01(\x0b\x32\x1b.patchbay.v1.ToolInputDeltaH\x00\x12\x34\n\x0e\x63itation_delta\x18\t \x01(\x0b\x32\x1a.patchbay.v1.CitationDeltaH\x00\x12,\n\nblock_stop\x18\n \x01(\x0b\x32\x16.patchbay.v1.BlockStopH\x00\x12#\n\x05usage\x18\x0b \x01(\x0b\x32\x12.patchbay.v1.UsageH\x00\x12)\n\x08\x66inished\x18\x0c \x01(\x0b\x32\x15.patchbay.v1.FinishedH\x00\x12#\n\x05\x65rror\x18\r \x01(\x0b\x32\x12.patchbay.v1.ErrorH\x00\x12%\n\x06native\x18\x0e \x01(\x0b\x32\x13.patchbay.v1.NativeH\x00\x12!\n\x04ping\x18\x0f \x01(\x0b\x32\x11.patchbay.v1.PingH\x00\x42\x07\n\x05\x65vent\"\x8d\x01\n\x04Head\x12\x0e\n\x06status\x18\x01 \x01(\r\x12/\n\x07headers\x18\x02 \x03(\x0b\x32\x1e.patchbay.v1.Head.HeadersEntry\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x07Warning\x12\x11\n\tparameter\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"H\n\x07Started\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x11\n\tunder_way\x18\x04 \x01(\x08\"\xd5\x02\n\nBlockStart\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12&\n\x04text\x18\x03 \x01(\x0b\x32\x16.patchbay.v1.TextStartH\x00\x12.\n\x08thinking\x18\x04 \x01(\x0b\x32\x1a.patchbay.v1.ThinkingStartH\x00\x12-\n\x08tool_use\x18\x05 \x01(\x0b\x32\x19.patchbay.v1.ToolUseStartH\x00\x12?\n\x11redacted_thinking\x18\x06 \x01(\x0b\x32\".patchbay.v1.RedactedThinkingStartH\x00\x12,\n\x07refusal\x18\x07 \x01(\x0b\x32\x19.patchbay.v1.RefusalStartH\x00\x12*\n\x06opaque\x18\x08 \x01(\x0b\x32\x18.patchbay.v1.OpaqueStartH\x00\x42\x06\n\x04kind\"\x0b\n\tTextStart\"\x0f\n\rThinkingStart\"\x0e\n\x0cRefusalStart\"O\n\x0cToolUseStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ntext_input\x18\x03 \x01(\x08\x12\x11\n\tnamespace\x18\x04 \x01(\t\"%\n\x15RedactedThinkingStart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\",\n\x0bOpaqueStart\x12\x0f\n\x07\x64ialect\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\t\"V\n\tTextDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1a\n\rlogprobs_json\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_logprobs_json\",\n\rThinkingDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"2\n\x0eSignatureDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\tsignature\x18\x02 \x01(\t\"-\n\x0eToolInputDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"=\n\rCitationDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x64ialect\x18\x02 \x01(\t\x12\x0c\n\x04json\x18\x03 \x01(\t\"\x1a\n\tBlockStop\x12\r\n\x05index\x18\x01 \x01(\r\"\xac\x03\n\x05Usage\x12\x19\n\x0cinput_tokens\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11\x63\x61\x63he_read_tokens\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\"\n\x15\x63\x61\x63he_write_1h_tokens\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1a\n\routput_tokens\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1d\n\x10reasoning_tokens\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x36\n\nextensions\x18\x07 \x03(\x0b\x32\".patchbay.v1.Usage.ExtensionsEntry\x1a\x31\n\x0f\x45xtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_input_tokensB\x14\n\x12_cache_read_tokensB\x15\n\x13_cache_write_tokensB\x18\n\x16_cache_write_1h_tokensB\x10\n\x0e_output_tokensB\x13\n\x11_reasoning_tokens\"\xa1\x04\n\x08\x46inished\x12\x35\n\x0bstop_reason\x18\x01 \x01(\x0e\x32 .patchbay.v1.Finished.StopReason\x12\x1a\n\rstop_sequence\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12\x0b\n\x03raw\x18\x04 \x01(\t\x12\x39\n\nextensions\x18\x05 \x03(\x0b\x32%.patchbay.v1.Finished.ExtensionsEntry\x1a\x31\n\x0f\x45xtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x02\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_END_TURN\x10\x01\x12\x1a\n\x16STOP_REASON_MAX_TOKENS\x10\x02\x12\x1d\n\x19STOP_REASON_STOP_SEQUENCE\x10\x03\x12\x18\n\x14STOP_REASON_TOOL_USE\x10\x04\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x05\x12\x1e\n\x1aSTOP_REASON_CONTENT_FILTER\x10\x06\x12\x1a\n\x16STOP_REASON_PAUSE_TURN\x10\x07\x12\x1e\n\x1aSTOP_REASON_CONTEXT_WINDOW\x10\x08\x12\x15\n\x11STOP_REASON_OTHER\x10\tB\x10\n\x0e_stop_sequence\"\x91\x02\n\x05\x45rror\x12$\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x16.patchbay.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\r\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x18\n\x0bretry_after\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tparameter\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x0bnative_body\x18\x07 \x01(\x0c\x12\x16\n\x0enative_dialect\x18\x08 \x01(\t\x12\x1a\n\rupstream_code\x18\t \x01(\tH\x02\x88\x01\x01\x42\x0e\n\x0c_retry_afterB\x0c\n\n_parameterB\x10\n\x0e_upstream_code\"(\n\x06Native\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08preamble\x18\x02 \x01(\x08\"\x06\n\x04Ping*\x99\x03\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_CODE_INVALID_REQUEST\x10\x01\x12\x1d\n\x19\x45RROR_CODE_AUTHENTICATION\x10\x02\x12\x19\n\x15\x45RROR_CODE_PERMISSION\x10\x03\x12\x18\n\x14\x45RROR_CODE_NOT_FOUND\x10\x04\x12 \n\x1c\x45RROR_CODE_REQUEST_TOO_LARGE\x10\x05\x12\x1b\n\x17\x45RROR_CODE_RATE_LIMITED\x10\x06\x12\x1d\n\x19\x45RROR_CODE_QUOTA_EXCEEDED\x10\x07\x12\x19\n\x15\x45RROR_CODE_OVERLOADED\x10\x08\x12\x17\n\x13\x45RROR_CODE_UPSTREAM\x10\t\x12\x16\n\x12\x45RROR_CODE_TIMEOUT\x10\n\x12\x1a\n\x16\x45RROR_CODE_UNAVAILABLE\x10\x0b\x12\x17\n\x13\x45RROR_CODE_INTERNAL\x10\x0c\x12\x1d\n\x19\x45RROR_CODE_CONTEXT_LENGTH\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE_EXTENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_FINISHED_EXTENSIONSENTRY']._loaded_options = None
   _globals['_FINISHED_EXTENSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_ERRORCODE']._serialized_start=3219
-  _globals['_ERRORCODE']._serialized_end=3628
+  _globals['_ERRORCODE']._serialized_start=3238
+  _globals['_ERRORCODE']._serialized_end=3647
   _globals['_CHATEVENTS']._serialized_start=41
   _globals['_CHATEVENTS']._serialized_end=93
   _globals['_CHATEVENT']._serialized_start=96
@@ -60,37 +60,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUSALSTART']._serialized_start=1426
   _globals['_REFUSALSTART']._serialized_end=1440
   _globals['_TOOLUSESTART']._serialized_start=1442
-  _globals['_TOOLUSESTART']._serialized_end=1502
-  _globals['_REDACTEDTHINKINGSTART']._serialized_start=1504
-  _globals['_REDACTEDTHINKINGSTART']._serialized_end=1541
-  _globals['_OPAQUESTART']._serialized_start=1543
-  _globals['_OPAQUESTART']._serialized_end=1587
-  _globals['_TEXTDELTA']._serialized_start=1589
-  _globals['_TEXTDELTA']._serialized_end=1675
-  _globals['_THINKINGDELTA']._serialized_start=1677
-  _globals['_THINKINGDELTA']._serialized_end=1721
-  _globals['_SIGNATUREDELTA']._serialized_start=1723
-  _globals['_SIGNATUREDELTA']._serialized_end=1773
-  _globals['_TOOLINPUTDELTA']._serialized_start=1775
-  _globals['_TOOLINPUTDELTA']._serialized_end=1820
-  _globals['_CITATIONDELTA']._serialized_start=1822
-  _globals['_CITATIONDELTA']._serialized_end=1883
-  _globals['_BLOCKSTOP']._serialized_start=1885
-  _globals['_BLOCKSTOP']._serialized_end=1911
-  _globals['_USAGE']._serialized_start=1914
-  _globals['_USAGE']._serialized_end=2342
-  _globals['_USAGE_EXTENSIONSENTRY']._serialized_start=2166
-  _globals['_USAGE_EXTENSIONSENTRY']._serialized_end=2215
-  _globals['_FINISHED']._serialized_start=2345
-  _globals['_FINISHED']._serialized_end=2890
-  _globals['_FINISHED_EXTENSIONSENTRY']._serialized_start=2166
-  _globals['_FINISHED_EXTENSIONSENTRY']._serialized_end=2215
-  _globals['_FINISHED_STOPREASON']._serialized_start=2580
-  _globals['_FINISHED_STOPREASON']._serialized_end=2872
-  _globals['_ERROR']._serialized_start=2893
-  _globals['_ERROR']._serialized_end=3166
-  _globals['_NATIVE']._serialized_start=3168
-  _globals['_NATIVE']._serialized_end=3208
-  _globals['_PING']._serialized_start=3210
-  _globals['_PING']._serialized_end=3216
+  _globals['_TOOLUSESTART']._serialized_end=1521
+  _globals['_REDACTEDTHINKINGSTART']._serialized_start=1523
+  _globals['_REDACTEDTHINKINGSTART']._serialized_end=1560
+  _globals['_OPAQUESTART']._serialized_start=1562
+  _globals['_OPAQUESTART']._serialized_end=1606
+  _globals['_TEXTDELTA']._serialized_start=1608
+  _globals['_TEXTDELTA']._serialized_end=1694
+  _globals['_THINKINGDELTA']._serialized_start=1696
+  _globals['_THINKINGDELTA']._serialized_end=1740
+  _globals['_SIGNATUREDELTA']._serialized_start=1742
+  _globals['_SIGNATUREDELTA']._serialized_end=1792
+  _globals['_TOOLINPUTDELTA']._serialized_start=1794
+  _globals['_TOOLINPUTDELTA']._serialized_end=1839
+  _globals['_CITATIONDELTA']._serialized_start=1841
+  _globals['_CITATIONDELTA']._serialized_end=1902
+  _globals['_BLOCKSTOP']._serialized_start=1904
+  _globals['_BLOCKSTOP']._serialized_end=1930
+  _globals['_USAGE']._serialized_start=1933
+  _globals['_USAGE']._serialized_end=2361
+  _globals['_USAGE_EXTENSIONSENTRY']._serialized_start=2185
+  _globals['_USAGE_EXTENSIONSENTRY']._serialized_end=2234
+  _globals['_FINISHED']._serialized_start=2364
+  _globals['_FINISHED']._serialized_end=2909
+  _globals['_FINISHED_EXTENSIONSENTRY']._serialized_start=2185
+  _globals['_FINISHED_EXTENSIONSENTRY']._serialized_end=2234
+  _globals['_FINISHED_STOPREASON']._serialized_start=2599
+  _globals['_FINISHED_STOPREASON']._serialized_end=2891
+  _globals['_ERROR']._serialized_start=2912
+  _globals['_ERROR']._serialized_end=3185
+  _globals['_NATIVE']._serialized_start=3187
+  _globals['_NATIVE']._serialized_end=3227
+  _globals['_PING']._serialized_start=3229
+  _globals['_PING']._serialized_end=3235
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,7 @@ from patchbay.dialects.anthropic._json import (
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._stop_reasons import read_stop_reason
 from patchbay.dialects.anthropic._usage import UsageReader
+from patchbay.dialects.tool_names import ClientTool
 
 # What of a message is read elsewhere or says nothing; the rest rides along with the end of the answer.
 _MESSAGE_FIELDS = ("type", "id", "role", "content", "model", "stop_reason", "stop_sequence", "usage")
@@ -93,10 +94,10 @@ class AnswerReader:
     block of its own.
 
     Args:
-        names: Tool names as the provider knows them -> as the client does.
+        names: Tools by the provider's names for them, where the client knows them as something else.
     """
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, ClientTool]) -> None:
         self._names = names
         self._events: list[ChatEvent] = []
         self._open: dict[int, _Open] = {}
@@ -156,7 +157,8 @@ class AnswerReader:
                 )
             case "tool_use":
                 name = _text(block.name)
-                use = ToolUseStart(id=_text(block.id), name=self._names.get(name, name))
+                tool = self._names.get(name) or ClientTool(name)
+                use = ToolUseStart(id=_text(block.id), name=tool.name, namespace=tool.namespace)
                 opened = self._open_block(number, "tool_use", BlockStart(tool_use=use))
                 if bytes(block.input) not in _NO_INPUT:
                     opened.late_input = text_of(block.input)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from patchbay.dialects.anthropic._json import dump
+from patchbay.dialects.anthropic._quirks import AnthropicQuirks
 from patchbay.dialects.base import NativeEdit
 from patchbay.dialects.native import read_head, set_top_level
 
 
-def edit_native(body: bytes, model: str | None) -> NativeEdit:
+def edit_native(body: bytes, model: str | None, _: AnthropicQuirks) -> NativeEdit:
     """The very same bytes, or with another model in place of the client's.
 
     Raises:

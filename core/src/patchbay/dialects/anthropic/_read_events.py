@@ -14,6 +14,7 @@ from patchbay.dialects.anthropic._read_native import NativeBodyReader, NativeStr
 from patchbay.dialects.base import EventReader, ReadOptions
 from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, parse_frames
 from patchbay.dialects.surrogates import TextMender, mend_text
+from patchbay.dialects.tool_names import ClientTool
 
 _DONE = b"[DONE]"
 
@@ -61,7 +62,7 @@ def read_events(options: ReadOptions) -> EventReader:
 class StreamReader:
     """Reads a stream into canonical events."""
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, ClientTool]) -> None:
         self._splitter = FrameSplitter()
         self._mender = TextMender()
         self._answer = AnswerReader(names)
@@ -137,7 +138,7 @@ class StreamReader:
 class BodyReader:
     """Reads an answer that is one JSON body."""
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, ClientTool]) -> None:
         self._names = names
         self._pieces: list[bytes] = []
         self._closed = False

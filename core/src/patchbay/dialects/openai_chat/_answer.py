@@ -9,15 +9,16 @@ import msgspec
 from patchbay import errors
 from patchbay.canonical import ChatEvent, Error, Finished
 from patchbay.dialects.builder import EventBuilder
+from patchbay.dialects.json_text import Object, load_array, load_object, object_text
 from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, decode_chunk, is_present, other_fields
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import Object, load_array, load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_data
 from patchbay.dialects.openai_chat._stop_reasons import TOOL_REASONS, StopReason, read_finish_reason
 from patchbay.dialects.openai_chat._tool_calls import BrokenToolCall, ToolCalls
 from patchbay.dialects.openai_chat._usage import read_usage
 from patchbay.dialects.surrogates import TextMender
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import make_error
 
 _NO_DELTA = Delta()
@@ -38,7 +39,7 @@ def cut_short() -> Error:
 class AnswerReader:
     """Turns chunks into events; never raises."""
 
-    def __init__(self, names: Mapping[str, str], *, whole: bool = False) -> None:
+    def __init__(self, names: Mapping[str, ClientTool], *, whole: bool = False) -> None:
         self._builder = EventBuilder()
         self._tools = ToolCalls(self._builder, names)
         self._whole = whole

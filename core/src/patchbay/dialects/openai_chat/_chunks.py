@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from patchbay.dialects.openai_chat._json import Object, load_object
+from patchbay.dialects.json_text import Object, load_object
 
 _ABSENT = msgspec.Raw(b"null")
 

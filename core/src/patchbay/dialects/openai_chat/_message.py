@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from patchbay.canonical import Finished
 from patchbay.dialects.fold import FoldedBlock
-from patchbay.dialects.openai_chat._json import Object, dump, dump_array, dump_object, load_array
+from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_array
 from patchbay.dialects.openai_chat._own_fields import OwnFields
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, text_detail

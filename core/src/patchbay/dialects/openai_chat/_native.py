@@ -11,11 +11,12 @@ import msgspec
 
 from patchbay.canonical import ChatEvent, Finished, Native
 from patchbay.dialects.base import NativeEdit, ReadOptions
+from patchbay.dialects.json_text import dump, dump_object, load_object
 from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_chat._answer import cut_short, too_large
 from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
 from patchbay.dialects.openai_chat._errors import read_error
-from patchbay.dialects.openai_chat._json import dump, dump_object, load_object
+from patchbay.dialects.openai_chat._quirks import OpenAIChatQuirks
 from patchbay.dialects.openai_chat._stop_reasons import read_finish_reason
 from patchbay.dialects.openai_chat._usage import read_usage
 from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, cut_frames, parse_frames
@@ -52,7 +53,7 @@ _decode_peek = msgspec.json.Decoder(_Peek).decode
 _EMPTY = (b"null", b'""', b"[]", b"{}")
 
 
-def edit_native(body: bytes, model: str | None) -> NativeEdit:
+def edit_native(body: bytes, model: str | None, _: OpenAIChatQuirks) -> NativeEdit:
     """Readies a client's own body: its model, if another is wanted, and a usage report in every stream.
 
     Every other byte stays as it was.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from patchbay.dialects.openai_chat._json import Object, dump, dump_array, dump_object, load_array, load_object
+from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_array, load_object
 
 # The fields of a streamed audio answer that come in pieces.
 _PIECEWISE = ("data", "transcript")

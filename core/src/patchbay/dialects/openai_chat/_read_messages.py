@@ -26,10 +26,10 @@ from patchbay.canonical import (
     ToolResult,
     ToolUse,
 )
-from patchbay.dialects.openai_chat._fields import Fields, missing, unsupported_value, wrong_type
-from patchbay.dialects.openai_chat._json import load_array, object_text
+from patchbay.dialects.json_text import load_array, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import read_detail
+from patchbay.dialects.openai_fields import Fields, missing, unsupported_value, wrong_type
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 

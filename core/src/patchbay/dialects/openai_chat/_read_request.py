@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import Chat, FunctionTool, Opaque, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
-from patchbay.dialects.openai_chat._fields import Fields, missing, unsupported_value, wrong_type
-from patchbay.dialects.openai_chat._json import load_object, object_text
+from patchbay.dialects.json_text import load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._read_messages import read_cache_mark, read_messages
+from patchbay.dialects.openai_fields import Fields, missing, unsupported_value, wrong_type
 from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import InvalidRequest
 

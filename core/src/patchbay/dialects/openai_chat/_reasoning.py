@@ -13,9 +13,9 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import Block, Opaque, RedactedThinking, Thinking
-from patchbay.dialects.openai_chat._fields import Fields
-from patchbay.dialects.openai_chat._json import Object, dump, dump_object, load_object, object_text
+from patchbay.dialects.json_text import Object, dump, dump_object, load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
+from patchbay.dialects.openai_fields import Fields
 
 # Reasoning text is signed by Anthropic only, and only Anthropic's data needs no more than itself.
 _SIGNED_FORMAT = b'"anthropic-claude-v1"'

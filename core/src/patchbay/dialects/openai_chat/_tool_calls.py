@@ -15,6 +15,7 @@ import msgspec
 from patchbay.dialects.builder import EventBuilder, is_whole_object
 from patchbay.dialects.openai_chat._chunks import Function, ToolCall, is_present
 from patchbay.dialects.openai_chat._reasoning import extra_content_data
+from patchbay.dialects.tool_names import ClientTool
 
 _ID_LENGTH = 24
 
@@ -84,7 +85,7 @@ class _Calls:
 class ToolCalls:
     """The tool calls of one answer."""
 
-    def __init__(self, builder: EventBuilder, names: Mapping[str, str]) -> None:
+    def __init__(self, builder: EventBuilder, names: Mapping[str, ClientTool]) -> None:
         self._builder = builder
         self._names = names
         self._calls: dict[int, _Calls] = {}
@@ -153,9 +154,9 @@ class ToolCalls:
         self._builder.tool_input(call.key, text, choice=choice)
 
     def _open(self, call: _Call, choice: int) -> None:
-        name = self._names.get(call.name, call.name)
+        tool = self._names.get(call.name) or ClientTool(call.name)
         self._builder.tool_call(
-            call.key, call_id=self._unique_id(call, choice), name=name, choice=choice, text_input=call.text_input
+            call.key, call_id=self._unique_id(call, choice), tool=tool, choice=choice, text_input=call.text_input
         )
         call.is_open = True
         self._builder.tool_input(call.key, "".join(call.input), choice=choice)

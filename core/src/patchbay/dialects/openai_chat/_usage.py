@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import Usage
-from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_object, load_object, object_text
+from patchbay.dialects.json_text import Object, add_missing, dump, dump_object, load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 
 _PROMPT_DETAILS = "prompt_tokens_details"

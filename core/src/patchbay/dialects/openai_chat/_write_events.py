@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from patchbay.canonical import ChatEvent
 from patchbay.dialects.base import AnswerOptions, EventWriter
 from patchbay.dialects.fold import Answer
-from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object, load_object
+from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._message import write_choice
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._usage import write_usage

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Block, Chat, Message
-from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object, load_object
+from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, extra_content_of, text_detail
 from patchbay.dialects.openai_chat._write_parts import PartWriter, cache_mark

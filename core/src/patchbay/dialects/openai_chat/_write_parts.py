@@ -9,7 +9,7 @@ import msgspec
 
 from patchbay.canonical import Block, CacheMark, Document, Image, Source
 from patchbay.dialects.hints import is_attribution
-from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_object, load_object
+from patchbay.dialects.json_text import Object, add_missing, dump, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.request_warnings import Warnings
 

@@ -6,7 +6,7 @@ import msgspec
 
 from patchbay.canonical import Chat, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.base import WrittenRequest
-from patchbay.dialects.openai_chat._json import Object, add_missing, dump, dump_array, dump_object, load_object
+from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._write_messages import MessageWriter
 from patchbay.dialects.openai_chat._write_parts import cache_mark

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from patchbay import errors
 from patchbay.canonical import BlockStart, ChatEvent, CitationDelta, Error, Finished, TextDelta, Usage
 from patchbay.dialects.base import AnswerOptions
+from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._errors import error_frame
-from patchbay.dialects.openai_chat._json import Object, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._message import NO_ARGUMENTS
 from patchbay.dialects.openai_chat._own_fields import OwnFields
 from patchbay.dialects.openai_chat._quirks import NAME

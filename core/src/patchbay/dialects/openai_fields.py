@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from patchbay.dialects.openai_chat._json import dump_object, load_array, load_object
+from patchbay.dialects.json_text import dump_object, load_array, load_object
 from patchbay.errors import InvalidRequest
 
 T = TypeVar("T")
