@@ -79,6 +79,8 @@ SCRIPTS: dict[str, Script] = {
     "odd text": Script(blocks=[Text(text=ODD * 20), Thinking(text=ODD * 20), Text(text=ODD)], delta_size=1),
     "large": Script(huge=2),
 }  # fmt: skip
+# An answer without content, or one that was cut off at a limit, is not enough for the program.
+ASKED_AGAIN = ("nothing", "cut off", "cut off in a call", "full window")
 
 
 @pytest.fixture
@@ -120,8 +122,8 @@ def test_the_client_gets_what_the_upstream_answered(
     assert (through.status_code, direct.status_code) == (200, 200)
     assert through.headers["content-type"] == direct.headers["content-type"]
     statuses = [request.status for request in upstream.requests()]
-    # The program may have asked again for an answer without content before it is ended.
-    assert statuses == [200, 200] or (name == "nothing" and statuses == [200, 200, 200])
+    # The program may have asked again before it is ended.
+    assert statuses == [200, 200] or (name in ASKED_AGAIN and statuses == [200, 200, 200])
     if stream:
         assert events_of(through) == events_of(direct)
     else:
