@@ -246,8 +246,8 @@ async def test_an_upstreams_fault_is_what_the_api_itself_would_have_said(
         assert expected.text.startswith(seen.text)
         seen.text = expected.text
     assert seen == expected
-    # As many as the edge makes of it anyway: the program tries nothing again. What was cut off at a limit it may have begun
-    # to continue before it is ended.
+    # As many as the edge makes of it anyway: the program tries nothing again. What was cut off at a limit it may have
+    # begun to continue before it is ended.
     most = asked + (fault == "max_tokens")
     await stays(lambda: asked <= upstream.stats().requests <= most, seconds=0.3)
     assert asked == (2 if fault in ("429", "529", "500", "503", "event-first", "cut-first") else 1)

@@ -132,8 +132,8 @@ class CliAnswer:
         for message in messages:
             frames.append(self._stream.feed(message))
             if self._is_over:
-                # Now, not after the answer is passed on: after one that is empty or was cut off at a limit the program asks
-                # again. (A budget that the first answer uses up would stop that, but loses the end of a refusal.)
+                # Now, not after the answer is passed on: after one that is empty or was cut off at a limit the program
+                # asks again. (A budget that the first answer uses up would stop that, but loses the end of a refusal.)
                 self._process.kill()
                 break
         return b"".join(frames)
