@@ -1,8 +1,9 @@
-"""A scripted provider that speaks the Anthropic, OpenAI and CodeBuddy protocols on loopback."""
+"""A scripted provider that speaks the Anthropic, OpenAI, ChatGPT and CodeBuddy protocols on loopback."""
 
 from __future__ import annotations
 
 from patchbay_standin.app import Standin
+from patchbay_standin.oauth import Account, AccountReport, DeviceFlow, Quota, RefreshFault, Tokens
 from patchbay_standin.records import RecordedRequest, Stats
 from patchbay_standin.scenarios import SCENARIOS
 from patchbay_standin.script import (
@@ -24,10 +25,15 @@ from patchbay_standin.server import running
 
 __all__ = [
     "SCENARIOS",
+    "Account",
+    "AccountReport",
+    "DeviceFlow",
     "ErrorEvent",
     "ErrorReply",
+    "Quota",
     "RecordedRequest",
     "RedactedThinking",
+    "RefreshFault",
     "Refusal",
     "Script",
     "ScriptError",
@@ -36,6 +42,7 @@ __all__ = [
     "Stats",
     "Text",
     "Thinking",
+    "Tokens",
     "ToolCall",
     "Usage",
     "read_script",

@@ -28,7 +28,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="patchbay-standin",
-        description="A scripted provider that speaks the Anthropic, OpenAI and CodeBuddy protocols.",
+        description="A scripted provider that speaks the Anthropic, OpenAI, ChatGPT and CodeBuddy protocols.",
     )
     parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default: %(default)s)")
     parser.add_argument(

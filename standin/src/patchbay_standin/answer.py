@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from patchbay_standin.default_answer import default_blocks
-from patchbay_standin.prompt import Prompt, estimate_tokens
+from patchbay_standin.prompt import OfferedTool, Prompt, estimate_tokens
 from patchbay_standin.script import (
     MODEL_PREFIX,
     Block,
@@ -28,7 +28,9 @@ from patchbay_standin.script import (
     ToolCall,
 )
 
-PartKind: TypeAlias = Literal["text", "thinking", "redacted_thinking", "tool_call", "refusal", "server_tool_use"]
+PartKind: TypeAlias = Literal[
+    "text", "thinking", "redacted_thinking", "tool_call", "refusal", "server_tool_use", "compaction"
+]
 
 # A token is a word with the space before it, much as in real tokenizers.
 _WORD: Final = re.compile(r"\s*\S+|\s+$")
@@ -51,11 +53,16 @@ class Part:
     """One block of an answer."""
 
     kind: PartKind
-    # The content, delta by delta: text, reasoning, or the JSON of a tool's input.
+    # The content, delta by delta: text, reasoning, or a tool's input.
     pieces: Sequence[str] = ()
     id: str = ""
     name: str = ""
+    # Of a tool call: the group of the tool, and whether its input is free text instead of JSON.
+    namespace: str = ""
+    is_custom: bool = False
     signature: str = ""
+    # The signature was made up, since the script has none.
+    is_unsigned: bool = False
     # Of redacted reasoning.
     data: str = ""
     citations: list[JsonObject] = field(default_factory=list)
@@ -108,8 +115,12 @@ def compose(prompt: Prompt, script: Script, *, number: int, created: int, call_p
         created: Seconds since the epoch.
         call_prefix: What ids of tool calls begin with.
     """
+    if prompt.warms_up or prompt.compacts:
+        return _wordless(prompt, script, number=number, created=created)
     blocks, stop_reason, stop_sequence = _content(prompt, script)
-    parts = [_part(block, script, f"{call_prefix}standin_{number:06d}_{index}") for index, block in enumerate(blocks)]
+    parts = [
+        _part(block, script, prompt, f"{call_prefix}standin_{number:06d}_{index}") for index, block in enumerate(blocks)
+    ]
     if script.huge is not None:
         size = script.delta_size or _HUGE_SIZE
         # One string many times over: a gigabyte costs a list of references.
@@ -124,6 +135,20 @@ def compose(prompt: Prompt, script: Script, *, number: int, created: int, call_p
         stop_reason=_stop_reason(script, parts) if stop_reason is None else stop_reason,
         stop_sequence=script.stop_sequence if stop_sequence is None else stop_sequence,
         usage=_usage(prompt, script, parts),
+    )
+
+
+def _wordless(prompt: Prompt, script: Script, *, number: int, created: int) -> Answer:
+    """The answer to a request that asks for no words: whatever the script says, it is the provider's own."""
+    parts = [Part("compaction")] if prompt.compacts else []
+    return Answer(
+        number=number,
+        created=created,
+        model=script.model or _answering_model(prompt.model),
+        parts=parts,
+        stop_reason="end_turn",
+        stop_sequence=None,
+        usage=TokenCounts(input=prompt.tokens, output=len(parts)),
     )
 
 
@@ -152,26 +177,55 @@ def _content(prompt: Prompt, script: Script) -> tuple[list[Block], str | None, s
     return blocks, stop_reason, stop_sequence
 
 
-def _part(block: Block, script: Script, call_id: str) -> Part:
+def _part(block: Block, script: Script, prompt: Prompt, call_id: str) -> Part:
     match block:
         case Text():
             return Part("text", _cut(block.text, script), citations=block.citations)
         case Thinking():
             signature = _signature(block.text) if block.signature is None else block.signature
-            return Part("thinking", _cut(block.text, script), signature=signature)
+            pieces = _cut(block.text, script)
+            return Part("thinking", pieces, signature=signature, is_unsigned=block.signature is None)
         case RedactedThinking():
             return Part("redacted_thinking", data=block.data)
         case Refusal():
             return Part("refusal", _cut(block.text, script))
         case ToolCall():
-            arguments = msgspec.json.encode(block.input).decode() if block.arguments is None else block.arguments
-            pieces = _cut(arguments, script, word_size=_ARGUMENT_SIZE)
-            return Part("tool_call", pieces, id=block.id or call_id, name=block.name)
+            return _call(block, script, prompt, call_id)
         case ServerToolUse():
             arguments = msgspec.json.encode(block.input).decode()
             identity = block.id or f"srv{call_id}"
             pieces = _cut(arguments, script, word_size=_ARGUMENT_SIZE)
             return Part("server_tool_use", pieces, id=identity, name=block.name, result=block.result)
+
+
+def _call(block: ToolCall, script: Script, prompt: Prompt, call_id: str) -> Part:
+    tool = _offered(block, prompt.tools)
+    is_custom = tool.is_custom if tool is not None else prompt.custom_tools and block.text is not None
+    if block.arguments is not None:
+        text = block.arguments
+    elif not is_custom:
+        value = block.input if block.text is None else {"input": block.text}
+        text = msgspec.json.encode(value).decode()
+    elif block.text is not None:
+        text = block.text
+    else:
+        free = block.input.get("input")
+        text = free if isinstance(free, str) else msgspec.json.encode(block.input).decode()
+    return Part(
+        "tool_call",
+        _cut(text, script, word_size=_ARGUMENT_SIZE),
+        id=block.id or call_id,
+        name=block.name,
+        namespace=block.namespace if block.namespace is not None else tool.namespace if tool is not None else "",
+        is_custom=is_custom,
+    )
+
+
+def _offered(block: ToolCall, tools: Sequence[OfferedTool]) -> OfferedTool | None:
+    """The offered tool that a call is for: a name may stand for a function and for a custom tool."""
+    wanted = block.text is not None
+    found = [tool for tool in tools if tool.name == block.name and block.namespace in (None, tool.namespace)]
+    return next((tool for tool in found if tool.is_custom == wanted), found[0] if found else None)
 
 
 def _cut(text: str, script: Script, *, word_size: int | None = None) -> Sequence[str]:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import functools
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from patchbay_standin.admin import Admin
-from patchbay_standin.answer import compose
+from patchbay_standin.answering import Answering
 from patchbay_standin.anthropic import AnthropicWire
 from patchbay_standin.anthropic.request import count_tokens
-from patchbay_standin.errors import ProviderError, invalid_request
+from patchbay_standin.chatgpt import PREFIX, ChatGptCall, ChatGptEndpoints
+from patchbay_standin.errors import ProviderError
 from patchbay_standin.exchange import ClientGone, Exchange, Receive, Scope, Send
-from patchbay_standin.library import HEADER, Library, UnknownModel
+from patchbay_standin.library import Library, UnknownModel
 from patchbay_standin.models import list_models
+from patchbay_standin.oauth import Accounts, Issuer
 from patchbay_standin.openai import CodeBuddyWire, OpenAIWire
-from patchbay_standin.playback import Playback
+from patchbay_standin.openai_responses import ConnectionMemory, ResponsesCall, ResponsesEndpoints, Shelf
 from patchbay_standin.records import Outcome, Records
-from patchbay_standin.script import Script, ScriptError
 from patchbay_standin.timers import TimerWheel
+from patchbay_standin.websocket import NewCall, WebSocketMode
 from patchbay_standin.wire import Wire
 
 ADMIN_PREFIX: Final = "/standin/"
 
-_JSON: Final = (b"content-type", b"application/json")
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _GREETING: Final = b"patchbay-standin: a scripted provider, not a language model\n"
 
@@ -44,21 +46,34 @@ class Standin:
     def __init__(self, *, keep_records: bool = True) -> None:
         self.records = Records(keep=keep_records)
         self.library = Library()
-        self._admin = Admin(self.records, self.library)
+        self.accounts = Accounts()
+        self._shelf = Shelf()
+        self._answering = Answering(self.records, self.library)
+        self._issuer = Issuer(self.accounts, self.records)
+        self._responses = ResponsesEndpoints(self._answering, self.library, self._shelf)
+        self._chatgpt = ChatGptEndpoints(self._answering, self.library, self.accounts, self._responses)
+        self._websocket = WebSocketMode(self._answering, self.library, self._recorded)
+        self._admin = Admin(self.records, self.library, accounts=self.accounts, issuer=self._issuer, shelf=self._shelf)
         self._wheel: TimerWheel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] != "http":
-            raise ValueError(f"cannot serve {scope['type']}")
-        elif scope["path"].startswith(ADMIN_PREFIX):
-            await self._admin.serve(scope, receive, send)
-        else:
-            await self._serve(scope, receive, send)
+        match scope["type"]:
+            case "lifespan":
+                await _lifespan(receive, send)
+            case "websocket":
+                await self._websocket.serve(scope, receive, send, self._new_call(scope["path"]))
+            case "http" if scope["path"].startswith(ADMIN_PREFIX):
+                await self._admin.serve(scope, receive, send)
+            case "http":
+                await self._recorded(scope, receive, send, self._route)
+            case kind:
+                raise ValueError(f"cannot serve {kind}")
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _recorded(
+        self, scope: Scope, receive: Receive, send: Send, route: Callable[[Exchange], Awaitable[Outcome]]
+    ) -> None:
+        """Serves one request, and keeps what it was and how it ended."""
         records = self.records
         entry = records.begin(
             scope["method"], scope["path"], query=scope.get("query_string", b""), headers=scope["headers"]
@@ -66,7 +81,7 @@ class Standin:
         exchange = Exchange((scope, receive, send), entry, stats=records.stats, wheel=self._timers())
         outcome: Outcome = "aborted"
         try:
-            outcome = await self._route(exchange)
+            outcome = await route(exchange)
         except ClientGone:
             outcome = "aborted"
         except Exception:
@@ -82,65 +97,59 @@ class Standin:
             self._wheel, self._loop = TimerWheel(loop), loop
         return self._wheel
 
+    def _new_call(self, path: str) -> NewCall | None:
+        """What answers the frames of a connection to a path."""
+        if path == f"{PREFIX}codex/responses":
+            memory = ConnectionMemory(None)
+            return functools.partial(ChatGptCall, memory, self.accounts, self.library, is_socket=True)
+        if path.endswith("/responses"):
+            return functools.partial(ResponsesCall, ConnectionMemory(self._shelf), is_socket=True)
+        return None
+
     async def _route(self, exchange: Exchange) -> Outcome:
+        path, method = exchange.scope["path"], exchange.scope["method"]
+        wire = _wire_of(exchange)
+        outcome = await self._issuer.serve(exchange)
+        if outcome is None and path.startswith(PREFIX):
+            outcome = await self._chatgpt.serve(exchange)
+            if outcome is None:
+                await exchange.reply(404, [(b"content-type", b"application/json")], b'{"detail":"Not Found"}')
+                outcome = "error"
+        if outcome is None and "/responses" in path:
+            outcome = await self._responses.serve(exchange)
+        if outcome is None:
+            outcome = await self._completions(exchange)
+        if outcome is not None:
+            return outcome
+        message = f"Invalid URL ({method} {path})" if wire is _OPENAI else "Not Found"
+        kind = "invalid_request_error" if wire is _OPENAI else None
+        return await self._answering.refuse(exchange, wire, ProviderError(status=404, message=message, type=kind))
+
+    async def _completions(self, exchange: Exchange) -> Outcome | None:
+        """Messages, Chat Completions and models; None: the path is none of theirs."""
         path, method = exchange.scope["path"], exchange.scope["method"]
         if method == "POST":
             if path.endswith("/v1/messages"):
-                return await self._chat(exchange, _ANTHROPIC)
+                return await self._answering.answer(exchange, _ANTHROPIC)
             if path.endswith("/v1/messages/count_tokens"):
                 return await self._count_tokens(exchange)
             if path.endswith("/v2/chat/completions"):
-                return await self._chat(exchange, _CODEBUDDY)
+                return await self._answering.answer(exchange, _CODEBUDDY)
             if path.endswith("/chat/completions"):
-                return await self._chat(exchange, _OPENAI)
+                return await self._answering.answer(exchange, _OPENAI)
         elif method == "GET" and "/models" in path:
             return await self._models(exchange)
         elif method in ("GET", "HEAD") and path == "/":
             await exchange.reply(200, [_TEXT], _GREETING)
             return "completed"
-        wire = _wire_of(exchange)
-        message = f"Invalid URL ({method} {path})" if wire is _OPENAI else "Not Found"
-        kind = "invalid_request_error" if wire is _OPENAI else None
-        return await self._refuse(exchange, wire, ProviderError(status=404, message=message, type=kind))
-
-    async def _chat(self, exchange: Exchange, wire: Wire) -> Outcome:
-        entry = exchange.entry
-        body = await self._begin(exchange, wire)
-        try:
-            wire.authenticate(exchange.headers)
-            _check_encoding(exchange)
-            prompt = wire.read(body)
-            entry.model = prompt.model
-            script = self.library.find(exchange.headers.get(HEADER), prompt.model)
-        except ProviderError as error:
-            return await self._refuse(exchange, wire, error)
-        except UnknownModel as error:
-            return await self._refuse(exchange, wire, _not_found(wire, str(error)))
-        except ScriptError as error:
-            return await self._refuse(exchange, wire, invalid_request(str(error)))
-        if script.first_byte_delay_ms:
-            await exchange.sleep_until(asyncio.get_running_loop().time() + script.first_byte_delay_ms / 1000)
-        if script.cut_after == -1:
-            await exchange.cut()
-            return "cut"
-        if script.error is not None:
-            return await self._refuse(exchange, wire, ProviderError.scripted(script.error))
-        answer = compose(prompt, script, number=entry.number, created=int(entry.started), call_prefix=wire.call_prefix)
-        headers = [*wire.headers(entry.number), *_own_headers(exchange, script)]
-        playback = Playback(exchange, wire, script, number=entry.number)
-        return await (playback.stream if prompt.stream else playback.whole)(answer, prompt, headers)
+        return None
 
     async def _count_tokens(self, exchange: Exchange) -> Outcome:
-        body = await self._begin(exchange, _ANTHROPIC)
         try:
-            _ANTHROPIC.authenticate(exchange.headers)
-            _check_encoding(exchange)
-            count = count_tokens(body)
+            count = count_tokens(await self._answering.begin(exchange, _ANTHROPIC))
         except ProviderError as error:
-            return await self._refuse(exchange, _ANTHROPIC, error)
-        headers = [_JSON, *_ANTHROPIC.headers(exchange.entry.number)]
-        await exchange.reply(200, headers, msgspec.json.encode({"input_tokens": count}))
-        return "completed"
+            return await self._answering.refuse(exchange, _ANTHROPIC, error)
+        return await self._answering.reply(exchange, _ANTHROPIC, msgspec.json.encode({"input_tokens": count}))
 
     async def _models(self, exchange: Exchange) -> Outcome:
         wire = _wire_of(exchange)
@@ -149,49 +158,15 @@ class Standin:
             wire.authenticate(exchange.headers)
             body = list_models(exchange.scope["path"], self.library.names(), anthropic=wire is _ANTHROPIC)
         except UnknownModel as error:
-            return await self._refuse(exchange, wire, _not_found(wire, str(error)))
+            return await self._answering.refuse(exchange, wire, wire.no_such_model(str(error)))
         except ProviderError as error:
-            return await self._refuse(exchange, wire, error)
-        await exchange.reply(200, [_JSON, *wire.headers(exchange.entry.number)], body)
-        return "completed"
-
-    async def _begin(self, exchange: Exchange, wire: Wire) -> bytes:
-        exchange.entry.protocol = wire.name
-        body = await exchange.read_body()
-        self.records.keep_body(exchange.entry, body)
-        return body
-
-    async def _refuse(self, exchange: Exchange, wire: Wire, error: ProviderError) -> Outcome:
-        number = exchange.entry.number
-        headers = dict([_JSON, *wire.headers(number)])
-        headers.update((name.lower().encode(), value.encode()) for name, value in error.headers.items())
-        body = wire.error_body(error, number) if error.raw_body is None else error.raw_body.encode()
-        await exchange.reply(error.status, list(headers.items()), body)
-        return "error"
+            return await self._answering.refuse(exchange, wire, error)
+        return await self._answering.reply(exchange, wire, body)
 
 
 def _wire_of(exchange: Exchange) -> Wire:
     """The protocol of a request whose path does not tell."""
     return _ANTHROPIC if b"anthropic-version" in exchange.headers else _OPENAI
-
-
-def _not_found(wire: Wire, model: str) -> ProviderError:
-    return ProviderError(status=404, message=wire.no_such_model(model))
-
-
-def _check_encoding(exchange: Exchange) -> None:
-    encoding = exchange.headers.get(b"content-encoding", b"identity")
-    if encoding != b"identity":
-        raise invalid_request(f"Unsupported content encoding: {encoding.decode('latin-1')}", status=415)
-
-
-def _own_headers(exchange: Exchange, script: Script) -> Iterator[tuple[bytes, bytes]]:
-    for name in script.echo_headers:
-        value = exchange.headers.get(name.lower().encode())
-        if value is not None:
-            yield b"x-standin-echo-" + name.lower().encode(), value
-    for name, text in script.headers.items():
-        yield name.lower().encode(), text.encode()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

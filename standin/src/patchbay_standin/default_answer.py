@@ -53,23 +53,37 @@ def _tool_calls(prompt: Prompt) -> list[Block]:
     if prompt.tool_results or prompt.choice == "none":
         return []
     calls: list[Block] = [
-        ToolCall(name=name, input=value)
+        _call(tool, value)
         for text in prompt.texts
         for name, value in _instructions(text)
-        if any(tool.name == name for tool in prompt.tools)
+        for tool in [next((tool for tool in prompt.tools if tool.is_called(name)), None)]
+        if tool is not None
     ]
     if calls or prompt.choice == "auto":
         return calls if prompt.parallel else calls[:1]
     chosen = _must_call(prompt)
     if chosen is None:
         return []
-    value = smallest_instance(chosen.schema)
-    return [ToolCall(name=chosen.name, input=value if isinstance(value, dict) else {})]
+    value = {"input": "text"} if chosen.is_custom else smallest_instance(chosen.schema)
+    return [_call(chosen, value if isinstance(value, dict) else {})]
+
+
+def _call(tool: OfferedTool, value: JsonObject) -> ToolCall:
+    """A call of a tool; the text for one that takes free text is the value's `input`."""
+    namespace = tool.namespace or None
+    if not tool.is_custom:
+        return ToolCall(name=tool.name, input=value, namespace=namespace)
+    text = value.get("input")
+    return ToolCall(
+        name=tool.name,
+        text=text if isinstance(text, str) else msgspec.json.encode(value).decode(),
+        namespace=namespace,
+    )
 
 
 def _must_call(prompt: Prompt) -> OfferedTool | None:
     if prompt.choice == "tool":
-        return next((tool for tool in prompt.tools if tool.name == prompt.chosen_tool), None)
+        return next((tool for tool in prompt.tools if tool.is_called(prompt.chosen_tool)), None)
     return next(iter(prompt.tools), None)
 
 

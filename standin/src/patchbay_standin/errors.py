@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
-from patchbay_standin.script import ErrorReply
+from patchbay_standin.script import ErrorEvent, ErrorReply, ErrorShape
 
 _MESSAGES: Final[Mapping[int, str]] = {
     400: "The request is invalid.",
@@ -35,6 +35,11 @@ class ProviderError(Exception):
     code: str | int | None = None
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    # More fields of the error object.
+    fields: Mapping[str, object] = field(default_factory=dict)
+    shape: ErrorShape = "error"
+    # The event that carries it inside a stream, where the protocol has two.
+    event: Literal["failed", "error"] = "failed"
     raw_body: str | None = None
 
     @classmethod
@@ -50,6 +55,9 @@ class ProviderError(Exception):
             code=reply.code,
             param=reply.param,
             headers=headers,
+            fields=reply.fields,
+            shape=reply.shape,
+            event=reply.event if isinstance(reply, ErrorEvent) else "failed",
             raw_body=reply.raw_body,
         )
 

@@ -53,8 +53,7 @@ class Library:
             UnknownModel: When the model looks like a scenario's name but is none.
         """
         if header is not None:
-            name = header.decode("utf-8", "replace")
-            return self._attempt(name, read_script(name))
+            return self._attempt(header.decode("utf-8", "replace"), self.peek(header))
         script = self._registered.get(model)
         if script is not None:
             return self._attempt(model, script)
@@ -66,6 +65,10 @@ class Library:
         if script is None:
             raise UnknownModel(model)
         return script
+
+    def peek(self, header: bytes) -> Script:
+        """The script in a header, without playing it. Raises ScriptError."""
+        return read_script(header.decode("utf-8", "replace"))
 
     def _attempt(self, name: str, script: Script) -> Script:
         if not script.attempts:

@@ -21,10 +21,7 @@ from patchbay_standin.wire import Frame, Wire
 _JOIN_BYTES: Final = 32 * 1024
 _HUGE_PLACE: Final = "standin-huge-text-goes-here"
 
-_STREAM: Final = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-)
+_NO_CACHE: Final = (b"cache-control", b"no-cache")
 _JSON: Final = ((b"content-type", b"application/json"),)
 
 
@@ -44,7 +41,9 @@ class Playback:
 
     async def stream(self, answer: Answer, prompt: Prompt, headers: Headers) -> Outcome:
         """Streams an answer. Raises ClientGone."""
-        await self._exchange.start(200, [*_STREAM, *headers])
+        kind = self._wire.stream_type
+        types = [] if kind is None else [(b"content-type", kind)]
+        await self._exchange.start(200, [*types, _NO_CACHE, *headers])
         await self._wait(self._script.first_event_delay_ms)
         return await self._play(self._wire.frames(answer, prompt, self._script))
 

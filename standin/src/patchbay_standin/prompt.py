@@ -20,6 +20,16 @@ class OfferedTool:
 
     name: str
     schema: JsonObject
+    # The group that it is offered in, where the protocol has groups.
+    namespace: str = ""
+    # Whether its input is free text instead of JSON.
+    is_custom: bool = False
+
+    def is_called(self, name: str) -> bool:
+        """Whether it is known by a name, with or without its group."""
+        return name == self.name or (
+            bool(self.namespace) and name in (f"{self.namespace}.{self.name}", f"{self.namespace}__{self.name}")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,11 @@ class Prompt:
     include_usage: bool = False
     answers: int = 1
     top_logprobs: int | None = None
+    # Responses: whether there are tools with free text as input, whether the history is to be compacted instead of
+    # answered, and whether the request only prepares the next one.
+    custom_tools: bool = False
+    compacts: bool = False
+    warms_up: bool = False
 
 
 def estimate_tokens(characters: int) -> int:

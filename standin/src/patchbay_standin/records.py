@@ -32,7 +32,7 @@ class RecordedRequest(msgspec.Struct, kw_only=True):
     body_base64: str | None = None
     # The body was let go to bound the memory of all records.
     body_dropped: bool = False
-    # `anthropic`, `openai`, `codebuddy`; empty for anything else.
+    # `anthropic`, `openai`, `openai-responses`, `codex`, `codebuddy`, `oauth`; empty for anything else.
     protocol: str = ""
     model: str = ""
     # Seconds since the epoch; `ended` is None while the request runs.

@@ -19,7 +19,8 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 UsagePlace: TypeAlias = Literal["own_chunk", "last_chunk", "finish_chunk", "each_chunk", "none"]
-ReasoningField: TypeAlias = Literal["reasoning_content", "reasoning", "reasoning_details"]
+ReasoningField: TypeAlias = Literal["reasoning_content", "reasoning", "reasoning_details", "reasoning_text"]
+ErrorShape: TypeAlias = Literal["error", "detail", "event"]
 
 
 class ScriptError(Exception):
@@ -51,11 +52,17 @@ class RedactedThinking(_Strict, frozen=True, kw_only=True, tag="redacted_thinkin
 
 
 class ToolCall(_Strict, frozen=True, kw_only=True, tag="tool_call"):
-    """A tool call. `arguments` is sent instead of `input`, whether it is JSON or not."""
+    """A tool call. `arguments` is sent instead of `input`, whether it is JSON or not.
+
+    `text` is the input of a tool that takes free text, where the protocol has such tools; else `{"input": text}`.
+    """
 
     name: str
     input: JsonObject = {}
     arguments: str | None = None
+    text: str | None = None
+    # The group that the tool is offered in; left out, the one that it is found in.
+    namespace: str | None = None
     id: str | None = None
 
 
@@ -103,6 +110,10 @@ class ErrorReply(_Strict, frozen=True, kw_only=True):
     # Seconds, in the `retry-after` header.
     retry_after: float | None = None
     headers: dict[str, str] = {}
+    # More fields of the error object, for example `resets_at`.
+    fields: JsonObject = {}
+    # The ChatGPT backend: `{"error": {...}}`, `{"detail": message}`, or `{"type": "error", "status", "error": {...}}`.
+    shape: ErrorShape = "error"
     # Sent instead of the protocol's own error body, for example a load balancer's HTML page.
     raw_body: str | None = None
 
@@ -112,6 +123,8 @@ class ErrorEvent(ErrorReply, frozen=True, kw_only=True):
 
     after: Count = 0
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 529
+    # Responses: `response.failed`, or the event `error`.
+    event: Literal["failed", "error"] = "failed"
 
 
 class Script(_Strict, frozen=True, kw_only=True):
@@ -157,6 +170,9 @@ class Script(_Strict, frozen=True, kw_only=True):
     usage_on: UsagePlace | None = None
     omit_done: bool = False
     reasoning_field: ReasoningField = "reasoning_content"
+
+    # WebSocket: refuse the upgrade so, instead of a connection. Only a script in the header is known by then.
+    upgrade: ErrorReply | None = None
 
     # Request headers to answer with as `x-standin-echo-<name>`, and headers of the script's own.
     echo_headers: list[str] = []

@@ -17,6 +17,8 @@ from patchbay_standin.app import Standin
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8010
 
+# A frame may hold a whole conversation.
+_MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 _BACKLOG: Final = 2048
 # Longer than any client keeps an idle connection, so that none is closed under a request on its way.
 _KEEP_ALIVE_SECONDS: Final = 300
@@ -74,7 +76,9 @@ async def running(app: Standin, *, host: str = DEFAULT_HOST, port: int = 0) -> A
     config = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=_MAX_FRAME_BYTES,
+        ws_per_message_deflate=True,
         lifespan="off",
         log_config=None,
         log_level="warning",

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from patchbay_standin.__main__ import READY
+from patchbay_standin.oauth import Account, AccountReport, DeviceFlow, RefreshFault, Tokens
 from patchbay_standin.records import RecordedRequest, Stats
 from patchbay_standin.script import Script, write_script
 
@@ -113,9 +114,46 @@ class StandinProcess:
         return name
 
     def reset(self) -> None:
-        """Forgets all requests, counts, attempts and registered scripts."""
+        """Forgets all requests, counts, attempts, stored responses and registered scripts; accounts stay."""
         self._call("DELETE", "requests")
         self._call("DELETE", "scripts")
+
+    def account(self, name: str, account: Account | None = None) -> AccountReport:
+        """Makes an account of the ChatGPT backend, or changes it: sign-ins and counts stay."""
+        body = msgspec.json.encode(Account() if account is None else account)
+        return msgspec.json.decode(self._call("PUT", f"accounts/{name}", body), type=AccountReport)
+
+    def sign_in(self, name: str) -> Tokens:
+        """The tokens of a new sign-in to an account; those there are stay as they are."""
+        return msgspec.json.decode(self._call("POST", f"accounts/{name}/sign-in"), type=Tokens)
+
+    def account_report(self, name: str) -> AccountReport:
+        """What happened to an account: refreshes, requests, quotas."""
+        return msgspec.json.decode(self._call("GET", f"accounts/{name}"), type=AccountReport)
+
+    def accounts(self) -> list[AccountReport]:
+        """What happened to all accounts."""
+        return msgspec.json.decode(self._call("GET", "accounts"), type=list[AccountReport])
+
+    def expire_access_tokens(self, name: str) -> None:
+        """Refuses all access tokens issued so far with 401, though they say that they are good."""
+        self._call("POST", f"accounts/{name}/expire")
+
+    def on_refresh(self, name: str, fault: RefreshFault | None) -> None:
+        """Says what happens to an account's refreshes from now on; None: they are answered."""
+        self._call("PUT", f"accounts/{name}/refresh", msgspec.json.encode(fault))
+
+    def forget_accounts(self) -> None:
+        """Forgets all accounts, their tokens, and sign-ins under way."""
+        self._call("DELETE", "accounts")
+
+    def device_flow(self, flow: DeviceFlow) -> None:
+        """Says how sign-in with a code on another device goes."""
+        self._call("PUT", "device", msgspec.json.encode(flow))
+
+    def approve_device(self, user_code: str) -> None:
+        """Approves the device that shows this code, as its user would on the issuer's page."""
+        self._call("POST", f"device/{user_code}")
 
     def wait_for(self, probe: Callable[[StandinProcess], Value], *, seconds: float = 5) -> Value:
         """Asks again and again until the answer is true, and returns it.

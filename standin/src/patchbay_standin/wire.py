@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from patchbay_standin.answer import Answer
 from patchbay_standin.errors import ProviderError
 from patchbay_standin.exchange import Headers
 from patchbay_standin.prompt import Prompt
 from patchbay_standin.script import Script
+
+EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 
 
 class Frame(NamedTuple):
@@ -35,7 +37,15 @@ class Wire(Protocol):
     def call_prefix(self) -> str:
         """What the ids of tool calls begin with."""
 
-    def no_such_model(self, model: str) -> str:
+    @property
+    def stream_type(self) -> bytes | None:
+        """The content type that the provider gives a stream; None: it gives none."""
+
+    @property
+    def reads_compressed(self) -> bool:
+        """Whether request bodies may be compressed."""
+
+    def no_such_model(self, model: str) -> ProviderError:
         """What the provider says of a model that it does not have."""
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> None:

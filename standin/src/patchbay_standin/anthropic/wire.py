@@ -18,7 +18,7 @@ from patchbay_standin.errors import ProviderError
 from patchbay_standin.exchange import Headers
 from patchbay_standin.prompt import Prompt
 from patchbay_standin.script import JsonObject, Script
-from patchbay_standin.wire import Frame
+from patchbay_standin.wire import EVENT_STREAM, Frame
 
 _encode = msgspec.json.Encoder().encode
 
@@ -64,10 +64,12 @@ class AnthropicWire:
     name = "anthropic"
     keepalive = _PING
     call_prefix = "toolu_"
+    stream_type = EVENT_STREAM
+    reads_compressed = False
 
-    def no_such_model(self, model: str) -> str:
+    def no_such_model(self, model: str) -> ProviderError:
         """What the API says."""
-        return f"model: {model}"
+        return ProviderError(status=404, message=f"model: {model}")
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         """Any key will do, but there must be one, and a version."""

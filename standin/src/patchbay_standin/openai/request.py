@@ -118,7 +118,7 @@ def decode(body: bytes) -> Request:
     try:
         request = _decoder.decode(body)
     except msgspec.DecodeError as error:
-        raise _explain(error) from None
+        raise explain(error) from None
     _check(request.messages)
     if request.n is not None and not 1 <= request.n <= 128:
         raise invalid_request(
@@ -169,7 +169,7 @@ def to_prompt(request: Request) -> Prompt:
     )
 
 
-def _explain(error: msgspec.DecodeError) -> ProviderError:
+def explain(error: msgspec.DecodeError) -> ProviderError:
     """The API's words for a body of the wrong shape."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):

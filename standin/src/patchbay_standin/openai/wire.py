@@ -19,7 +19,7 @@ from patchbay_standin.openai.message import finish_reason, token_logprobs, usage
 from patchbay_standin.openai.request import decode, to_prompt
 from patchbay_standin.prompt import Prompt
 from patchbay_standin.script import JsonObject, Script
-from patchbay_standin.wire import Frame
+from patchbay_standin.wire import EVENT_STREAM, Frame
 
 _encode = msgspec.json.Encoder().encode
 
@@ -52,10 +52,12 @@ class OpenAIWire:
     call_prefix = "call_"
     # What a chunk says it is.
     chunk_object = "chat.completion.chunk"
+    stream_type: bytes | None = EVENT_STREAM
+    reads_compressed = False
 
-    def no_such_model(self, model: str) -> str:
+    def no_such_model(self, model: str) -> ProviderError:
         """What the API says."""
-        return f"The model `{model}` does not exist or you do not have access to it."
+        return ProviderError(status=404, message=f"The model `{model}` does not exist or you do not have access to it.")
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         """Any key will do, but there must be one."""
