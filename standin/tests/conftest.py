@@ -42,9 +42,15 @@ Call: TypeAlias = Callable[..., Raw]
 HEADERS = {
     "anthropic": {"x-api-key": "made-up", "anthropic-version": "2023-06-01"},
     "openai": {"authorization": "Bearer made-up"},
+    "responses": {"authorization": "Bearer made-up"},
     "codebuddy": {"authorization": "Bearer ck_id.secret", "x-api-key": "ck_id.secret"},
 }
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions", "codebuddy": "/v2/chat/completions"}
+PATHS = {
+    "anthropic": "/v1/messages",
+    "openai": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "codebuddy": "/v2/chat/completions",
+}
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +89,11 @@ def ask(call: Call) -> Call:
 
     def make(protocol: str, model: str, *, headers: Mapping[str, str] | None = None, **fields: object) -> Raw:
         messages: list[dict[str, str]] = [{"role": "user", "content": "hello"}]
-        body: dict[str, object] = {"model": model, "messages": messages, **fields}
+        body: dict[str, object] = {
+            "model": model,
+            "input" if protocol == "responses" else "messages": messages,
+            **fields,
+        }
         if protocol == "anthropic":
             body.setdefault("max_tokens", 1000)
         if protocol == "codebuddy":

@@ -42,11 +42,11 @@ def test_none_is_forgotten() -> None:
     assert set(PLAYED) | WAITING == set(SCENARIOS)
 
 
-@pytest.mark.parametrize("protocol", ["anthropic", "openai", "codebuddy"])
+@pytest.mark.parametrize("protocol", ["anthropic", "openai", "responses", "codebuddy"])
 @pytest.mark.parametrize("name", PLAYED)
 def test_scenario(name: str, protocol: str, ask: Any, standin: StandinProcess) -> None:
     try:
-        ask(protocol, name, stream=True)
+        ask(protocol, name, stream=True, **({"reasoning": {"summary": "auto"}} if protocol == "responses" else {}))
     except (http.client.IncompleteRead, http.client.RemoteDisconnected):
         assert PLAYED[name][1] == "cut"
     (request,) = standin.wait_for(lambda standin: [r for r in standin.requests() if r.outcome])

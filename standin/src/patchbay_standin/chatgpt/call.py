@@ -88,7 +88,7 @@ class ChatGptCall(ResponsesCall):
         """Holds the request to the backend's rules first, then to the platform's."""
         names = field_names(body)
         check_fields(names, is_socket=self.is_socket)
-        request = decode(body)
+        request = decode(body, is_socket=self.is_socket)
         metadata = request.client_metadata or {}
         is_lite = self._is_lite or metadata.get(LITE_METADATA) == "true"
         if not self._compacts:

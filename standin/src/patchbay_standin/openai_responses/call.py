@@ -105,7 +105,7 @@ class ResponsesCall(OpenAIWire):
 
     def decode(self, body: bytes) -> Request:
         """Reads the request and checks all but its items. Raises ProviderError."""
-        return decode(body)
+        return decode(body, is_socket=self.is_socket)
 
     def frames(self, answer: Answer, prompt: Prompt, script: Script) -> Iterator[Frame]:
         """The events of a streamed response."""

@@ -49,7 +49,7 @@ def bounded(param: str, value: float | None, *, low: float, high: float | None =
     kind = "integer" if isinstance(value, int) else "decimal"
     raise invalid_request(
         f"Invalid '{param}': {kind} {'below minimum' if below else 'above maximum'} value. Expected a value"
-        f" {'>=' if below else '<='} {low if below else high}, but got {value} instead.",
+        f" {'>=' if below else '<='} {low if below else high}, but got {value:g} instead.",
         param=param,
         code=f"{kind}_{'below_min' if below else 'above_max'}_value",
     )

@@ -32,6 +32,7 @@ _MOVED: Final[Mapping[str, str]] = {
     "function_call": "tool_choice",
 }
 
+_SOCKET_ONLY: Final = frozenset({"type", "generate", "stream_id"})
 _INCLUDABLE: Final = (
     "file_search_call.results",
     "web_search_call.results",
@@ -154,17 +155,19 @@ def field_names(body: bytes) -> list[str]:
         raise explain(error) from None
 
 
-def decode(body: bytes) -> Request:
-    """Reads a request; its items are for others to check. Raises ProviderError."""
+def decode(body: bytes, *, is_socket: bool) -> Request:
+    """Reads a request, of a frame if `is_socket`; its items are for others to check. Raises ProviderError."""
     for name in field_names(body):
         if name in _MOVED:
             raise _moved(name)
-        if name not in Request.__struct_fields__:
+        if name not in Request.__struct_fields__ or (name in _SOCKET_ONLY and not is_socket):
             raise unknown(name)
     try:
         request = _decoder.decode(body)
     except msgspec.DecodeError as error:
         raise explain(error) from None
+    if request.background and not is_socket:
+        raise invalid_request("Background responses are not supported.", param="background", code="unsupported_value")
     _check(request)
     check_tools(request.tools or (), "tools")
     return request
@@ -193,8 +196,6 @@ def _check(request: Request) -> None:
     if request.reasoning is not None:
         listed("reasoning.effort", request.reasoning.effort, _EFFORTS)
         listed("reasoning.summary", request.reasoning.summary, _SUMMARIES)
-    if request.background:
-        raise invalid_request("Background responses are not supported.", param="background", code="unsupported_value")
     for name in ("conversation", "prompt"):
         if getattr(request, name) is not None:
             raise invalid_request(f"'{name}' is not supported.", param=name, code="unsupported_parameter")
