@@ -136,6 +136,13 @@ def test_errors_are_frames_with_a_status(frame: str | bytes, message: str, stand
         assert ask(connection, input="x")[-1]["type"] == "response.completed"
 
 
+def test_a_page_in_place_of_an_error(standin: StandinProcess) -> None:
+    reply = ErrorReply(status=502, raw_body="<html>", headers={"content-type": "text/html"})
+    with connected(standin) as connection:
+        (error,) = ask(connection, model=standin.script("scripted", Script(error=reply)), input="x")
+    assert (error["status"], error["error"]["message"]) == (502, "<html>")
+
+
 def test_a_cut_and_a_failure(standin: StandinProcess) -> None:
     with connected(standin) as connection:
         assert ask(connection, model="standin-error-in-stream", input="x")[-1]["type"] == "response.failed"

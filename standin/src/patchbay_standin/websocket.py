@@ -183,7 +183,7 @@ class _Frames:
         """Takes a message of an HTTP response. Raises ClientGone."""
         if message["type"] == "http.response.start":
             self._status, self._headers = message["status"], message["headers"]
-            self._is_stream = JSON not in self._headers
+            self._is_stream = self._status == 200 and JSON not in self._headers
             preface = self._call.socket_preface() if self._is_stream else None
             if preface is not None:
                 await self._frame(_encode(preface))
