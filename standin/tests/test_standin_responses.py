@@ -394,6 +394,15 @@ def test_errors_before_any_content_come_before_any_item(ask: Any) -> None:
     assert len(ask("responses", "m", stream=True, headers=header(script)).events) == 3
 
 
+def test_events_of_the_scripts_own(ask: Any, openai_client: openai.OpenAI, standin: StandinProcess) -> None:
+    event: dict[str, object] = {"type": "codex.something", "value": 1}
+    script = Script(text="a", extra_events=[event])
+    assert ask("responses", "m", stream=True, headers=header(script)).events[2] == ("codex.something", event)
+    # A client that does not know it goes on.
+    with openai_client.responses.stream(model=standin.script("scripted", script), input="x") as stream:
+        assert stream.get_final_response().output_text == "a"
+
+
 def test_an_error_event_of_its_own(ask: Any) -> None:
     script = Script(text="a b", error_event=ErrorEvent(after=1, event="error", code="c", message="m", param="p"))
     name, last = ask("responses", "m", stream=True, headers=header(script)).events[-1]

@@ -171,6 +171,8 @@ class Script(_Strict, frozen=True, kw_only=True):
     omit_done: bool = False
     reasoning_field: ReasoningField = "reasoning_content"
 
+    # Responses' stream: more events, sent as they are once the response has begun.
+    extra_events: list[JsonObject] = []
     # WebSocket: refuse the upgrade so, instead of a connection. Only a script in the header is known by then.
     upgrade: ErrorReply | None = None
 

@@ -62,6 +62,8 @@ class Events:
         """The response has begun."""
         for name in ("response.created", "response.in_progress"):
             yield Frame(self._event(name, response=self._response))
+        for event in self._script.extra_events:
+            yield Frame(b"event: %b\ndata: %b\n\n" % (str(event.get("type")).encode(), _encode(event)))
 
     def content(self) -> Iterator[Frame]:
         """Item after item; calls that are next to each other in turn, where the script says so."""
