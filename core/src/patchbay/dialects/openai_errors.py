@@ -2,8 +2,8 @@
 
 Format: https://platform.openai.com/docs/guides/error-codes
 
-The ChatGPT backend says them in three more ways: `{"detail": "text"}`, `{"type": "error", "status", "error", "headers"}`,
-and with a `usage_limit_reached` that tells when the limit ends. Servers that are nearly compatible have ways of their own.
+The ChatGPT backend says them in three more ways: as `{"detail": "text"}`, inside an event of type `error` with a status
+and headers, and with a `usage_limit_reached` that tells when the limit ends. Nearly compatible servers have their own.
 """
 
 from __future__ import annotations

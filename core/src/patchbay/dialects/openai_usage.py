@@ -1,6 +1,6 @@
 """Token counts, to and from the `usage` of OpenAI's dialects.
 
-There the count of the prompt has every token of it; the canonical count leaves out those read from or written to a cache.
+There the prompt's count has every token of it; the canonical one leaves out those read from or written to a cache.
 """
 
 from __future__ import annotations
