@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import Finished
+from patchbay.dialects.anthropic._call_ids import fitted_id
 from patchbay.dialects.anthropic._errors import no_tool_call
 from patchbay.dialects.anthropic._json import Object, carried, dump, load_fields, load_string
 from patchbay.dialects.anthropic._quirks import NAME
@@ -53,7 +54,7 @@ def _block(block: FoldedBlock) -> object:
         case "tool_use":
             return {
                 "type": "tool_use",
-                "id": start.tool_use.id,
+                "id": fitted_id(start.tool_use.id),
                 "name": start.tool_use.name,
                 "input": free_input(block.text) if start.tool_use.text_input else tool_input(block.text)[0],
             }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from patchbay.canonical import BlockStart, ChatEvent, Error, Finished, Started, Usage
+from patchbay.dialects.anthropic._call_ids import fitted_id
 from patchbay.dialects.anthropic._errors import ERRORS, cut_off, no_tool_call
 from patchbay.dialects.anthropic._json import Fields, Object, carried, dump, load_fields
 from patchbay.dialects.anthropic._quirks import NAME
@@ -151,7 +152,8 @@ class StreamWriter:
             case "redacted_thinking":
                 block = {"type": "redacted_thinking", "data": start.redacted_thinking.data}
             case "tool_use":
-                block = {"type": "tool_use", "id": start.tool_use.id, "name": start.tool_use.name, "input": {}}
+                use = start.tool_use
+                block = {"type": "tool_use", "id": fitted_id(use.id), "name": use.name, "input": {}}
                 self._has_tool = True
                 self._tool_input = ToolInputWriter(is_free=start.tool_use.text_input)
             case "opaque":
