@@ -276,7 +276,7 @@ def seen(client: str, got: Json) -> Json:
     for choice in got["choices"]:
         for call in choice["message"].get("tool_calls", ()):
             call.pop("index", None)
-            call["function"].pop("parsed_arguments", None)
+            call.get("function", {}).pop("parsed_arguments", None)
         choice["message"].pop("parsed", None)
     return {name: got[name] for name in ("choices", "usage")}
 
