@@ -21,6 +21,7 @@ from patchbay.dialects.openai_responses._events import (
     Response,
     decode_event,
     decode_response,
+    is_object,
     is_present,
     objects_in,
     text_of,
@@ -116,9 +117,9 @@ class AnswerReader:
                 items.delta(event, "reasoning", "reasoning")
             case "response.refusal.delta":
                 items.delta(event, "refusal", "message")
-            case "response.output_item.added" if is_present(event.item):
+            case "response.output_item.added" if is_object(event.item):
                 items.item_added(event)
-            case "response.output_item.done" if is_present(event.item):
+            case "response.output_item.done" if is_object(event.item):
                 index = event.output_index
                 items.item_done(bytes(event.item), index if isinstance(index, int) else None)
             case _:
@@ -139,11 +140,11 @@ class AnswerReader:
                 items.done(event, "summary", "reasoning", text_of(event.text))
             case "response.reasoning_text.done":
                 items.done(event, "reasoning", "reasoning", text_of(event.text))
-            case "response.content_part.done" | "response.reasoning_summary_part.done" if is_present(event.part):
+            case "response.content_part.done" | "response.reasoning_summary_part.done" if is_object(event.part):
                 items.part_done(event)
             case "response.output_text.annotation.added":
                 items.annotation(event)
-            case "response.created" | "response.in_progress" | "response.queued" if is_present(event.response):
+            case "response.created" | "response.in_progress" | "response.queued" if is_object(event.response):
                 self._start(decode_response(event.response))
             case "error":
                 self.fail(read_error(200, {}, data))

@@ -81,6 +81,10 @@ def is_present(raw: msgspec.Raw) -> bool:
     return raw is not ABSENT and bytes(raw) != b"null"
 
 
+def is_object(raw: msgspec.Raw) -> bool:
+    return bytes(raw).startswith(b"{")
+
+
 def objects_in(raw: msgspec.Raw) -> list[bytes]:
     """The objects of an array; none when it is something else."""
     text = bytes(raw)
