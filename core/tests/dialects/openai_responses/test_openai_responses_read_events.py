@@ -317,7 +317,7 @@ STREAMS: dict[str, tuple[list[Json], list[str], str]] = {
         ["0 text", "0 + a", "0 stop"],
         'finished 0 end_turn {"service_tier":"flex"}',
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -445,7 +445,7 @@ BODIES: dict[str, tuple[object, list[str]]] = {
     ),
     "an error": ({"error": {"message": "busy", "code": "slow_down"}}, ["error overloaded retryable: busy"]),
     "another error": ({"detail": "Use a stream"}, ["error upstream retryable: Use a stream"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BODIES)

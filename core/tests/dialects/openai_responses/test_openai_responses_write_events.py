@@ -300,7 +300,11 @@ def test_no_request_to_repeat(body: bytes) -> None:
 
 
 FAILURES: list[tuple[Error, str, str]] = [
-    (make_error(errors.RATE_LIMITED, "Slow.", retry_after=1.5), "rate_limit_exceeded", "Slow. Please try again in 1.500s."),
+    (
+        make_error(errors.RATE_LIMITED, "Slow.", retry_after=1.5),
+        "rate_limit_exceeded",
+        "Slow. Please try again in 1.500s.",
+    ),
     (make_error(errors.RATE_LIMITED, "try again in 2s", retry_after=2), "rate_limit_exceeded", "try again in 2s"),
     (make_error(errors.RATE_LIMITED, "Slow."), "rate_limit_exceeded", "Slow."),
     (make_error(errors.QUOTA_EXCEEDED, "Used up.", retry_after=9), "insufficient_quota", "Used up."),
@@ -315,7 +319,8 @@ FAILURES: list[tuple[Error, str, str]] = [
     (make_error(errors.INVALID_REQUEST, "No.", upstream_code="invalid_encrypted_content"), "invalid_prompt", "No."),
     (make_error(errors.AUTHENTICATION, "Who?"), "invalid_prompt", "Who?"),
     (Error(code=99, message="New."), "invalid_prompt", "New."),  # type: ignore[arg-type]
-]  # fmt: skip
+    (Error(code=99, message="New.", retryable=True), "server_error", "New."),  # type: ignore[arg-type]
+]
 
 
 @pytest.mark.parametrize(("error", "code", "message"), FAILURES)

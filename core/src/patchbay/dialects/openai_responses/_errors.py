@@ -94,7 +94,7 @@ def failed_error(error: Error) -> bytes:
 def _failed_code(error: Error) -> str:
     if error.upstream_code in _KNOWN:
         return error.upstream_code
-    code = _WRITTEN.get(error.code, _INVALID)
+    code = _WRITTEN.get(error.code, _SERVER_ERROR if error.retryable else _INVALID)
     # What will not be otherwise the next time is not worth five more tries.
     return _INVALID if code == _SERVER_ERROR and not error.retryable and error.code != errors.INTERNAL else code
 
