@@ -79,6 +79,8 @@ class NativeStreamReader:
             return [ChatEvent(error=too_large())]
         if not frames:
             return []
+        if self._has_content and _has_only_deltas(frames):
+            return [ChatEvent(native=Native(data=frames))]
         self._has_tool = self._has_tool or b'"function_call"' in frames or b'"custom_tool_call"' in frames
         if self._has_content and not _needs_reading(frames):
             return [ChatEvent(native=Native(data=frames))]
@@ -178,6 +180,11 @@ def _end_of(response: Response, status: str, has_tool: bool) -> BodyEnd | Error:
         goes_on=response.end_turn is False,
     )
     return BodyEnd([] if usage is None else [ChatEvent(usage=usage)], [ChatEvent(finished=finished)])
+
+
+def _has_only_deltas(frames: bytes) -> bool:
+    """Whether every frame is plainly a delta by its `event:` line, as nearly all of OpenAI's are."""
+    return 0 < frames.count(b".delta\ndata: {") == frames.count(b"\n\n") and b"\r" not in frames
 
 
 def _needs_reading(frames: bytes) -> bool:

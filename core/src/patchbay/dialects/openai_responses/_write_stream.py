@@ -31,8 +31,6 @@ from patchbay.dialects.signatures import is_openai_made
 
 _NULL = b"null"
 _ID_LENGTH = 40
-# Between the number of a delta's event and its text.
-_DELTA = b',"delta":'
 
 
 def is_written(start: BlockStart) -> bool:
@@ -76,7 +74,7 @@ class ResponseWriter:
         # What the upstream said itself, in this dialect.
         self._passed = Passed(options)
         # The block on the wire whose deltas need nothing but their text: what they are called, its canonical index,
-        # where the text is kept, and the bytes around it.
+        # where the text is kept, and the bytes before it and behind it, up to the number of the event.
         self._delta_name = ""
         self._delta_index = -1
         self._pieces: list[str] = []
@@ -88,15 +86,16 @@ class ResponseWriter:
 
     def feed(self, events: Iterable[ChatEvent]) -> None:
         for event in events:
-            if self.ended:
-                return
             which = event.WhichOneof("event")
             if which == self._delta_name:
                 delta = getattr(event, which)
                 if delta.index == self._delta_index and not (which == "text_delta" and delta.HasField("logprobs_json")):
-                    if delta.text:
-                        self._say(delta.text)
+                    text = delta.text
+                    if text:
+                        self._say(text)
                     continue
+            if self.ended:
+                return
             self._event(which, event)
 
     def take(self) -> bytes:
@@ -183,15 +182,16 @@ class ResponseWriter:
         """Writes a delta of the open block."""
         self._pieces.append(text)
         if self._streams:
-            self._out.append(self._before + b"%d" % self._sequence + _DELTA + dump(text) + self._after)
+            self._out += (self._before, dump(text), self._after, dump(self._sequence), b"}\n\n")
             self._sequence += 1
 
     def _open_deltas(self, name: str, index: int, event: str, place: Object, pieces: list[str]) -> None:
         """Makes ready for the deltas of a block, all of whose frames but number and text is made once."""
         self._delta_name, self._delta_index, self._pieces = name, index, pieces
         head = dump_object({"type": dump(event), **place})[:-1]
-        self._before = b"event: " + event.encode() + b"\ndata: " + head + b',"sequence_number":'
-        self._after = b',"logprobs":[]}\n\n' if event == "response.output_text.delta" else b"}\n\n"
+        more = b',"logprobs":[]' if event == "response.output_text.delta" else b""
+        self._before = b"event: " + event.encode() + b"\ndata: " + head + b',"delta":'
+        self._after = more + b',"sequence_number":'
 
     def _open_item(self, type_: ItemType, call: Object | None = None) -> OutputItem:
         self._begin(Started())
@@ -380,5 +380,6 @@ class ResponseWriter:
         fields: Object = {**self._head, **more, "status": dump(status), "output": dump_array(self._output)}
         fields["usage"] = write_usage(self._usage) if self._usage.ByteSize() else _NULL
         self.response = dump_object(fields)
+        self._delta_name, self._delta_index = "", -1
         self._frame(f"response.{status}", {"response": self.response})
         self.ended = True
