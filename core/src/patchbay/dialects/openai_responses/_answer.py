@@ -27,7 +27,7 @@ from patchbay.dialects.openai_responses._events import (
     text_of,
 )
 from patchbay.dialects.openai_responses._quirks import NAME
-from patchbay.dialects.openai_responses._read_items import OutputItems, json_or_text
+from patchbay.dialects.openai_responses._read_output import OutputItems, json_or_text
 from patchbay.dialects.openai_responses._stop_reasons import read_ending
 from patchbay.dialects.openai_responses._usage import read_usage
 from patchbay.dialects.surrogates import TextMender

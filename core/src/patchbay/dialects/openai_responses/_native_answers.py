@@ -28,7 +28,7 @@ from patchbay.dialects.openai_responses._events import (
     objects_in,
     text_of,
 )
-from patchbay.dialects.openai_responses._read_items import CALLS
+from patchbay.dialects.openai_responses._read_output import CALLS
 from patchbay.dialects.openai_responses._stop_reasons import read_ending
 from patchbay.dialects.openai_responses._usage import read_usage
 from patchbay.dialects.sniffing import is_whole_json

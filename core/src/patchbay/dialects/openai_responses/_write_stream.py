@@ -16,7 +16,8 @@ from patchbay.dialects.openai_responses._errors import failed_error
 from patchbay.dialects.openai_responses._quirks import NAME
 from patchbay.dialects.openai_responses._stop_reasons import write_ending
 from patchbay.dialects.openai_responses._usage import write_usage
-from patchbay.dialects.openai_responses._write_items import (
+from patchbay.dialects.openai_responses._write_native import Passed, response_id
+from patchbay.dialects.openai_responses._write_output import (
     NO_ARGUMENTS,
     ItemPart,
     ItemType,
@@ -25,7 +26,6 @@ from patchbay.dialects.openai_responses._write_items import (
     call_fields,
     item_id,
 )
-from patchbay.dialects.openai_responses._write_native import Passed, response_id
 from patchbay.dialects.sequencer import Sequencer, Step
 from patchbay.dialects.signatures import is_openai_made
 
