@@ -7,7 +7,6 @@ import re
 from typing import NamedTuple
 
 _DIGEST_LENGTH = 8
-_CALL_ID_LENGTH = 24
 
 
 def fitted(text: str, maximum: int | None = None, forbidden: re.Pattern[str] | None = None) -> str:
@@ -26,34 +25,6 @@ def fitted(text: str, maximum: int | None = None, forbidden: re.Pattern[str] | N
     if maximum is not None:
         text = text[: maximum - _DIGEST_LENGTH - 1]
     return f"{text}_{digest}"
-
-
-class AnswerCallIds:
-    """Ids for the calls of one answer: the upstream's own where it gives one, and none twice."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._answer_id = ""
-
-    def name_answer(self, answer_id: str) -> None:
-        """Tells the answer's id, from which the ids of calls without one are made."""
-        self._answer_id = answer_id
-
-    def unique(self, call_id: str, key: int, seed: str) -> str:
-        """The id of a call.
-
-        Args:
-            call_id: The upstream's; empty when it gave none.
-            key: Which call of the answer it is.
-            seed: What tells the call from the others, for the id of one without.
-        """
-        if not call_id:
-            digest = hashlib.sha256(f"{self._answer_id}/{seed}".encode()).hexdigest()
-            call_id = f"call_{digest[:_CALL_ID_LENGTH]}"
-        elif call_id in self._taken:
-            call_id = f"{call_id}_{key}"
-        self._taken.add(call_id)
-        return call_id
 
 
 class ClientTool(NamedTuple):

@@ -11,11 +11,6 @@ from patchbay.dialects.tool_names import fitted
 FORBIDDEN = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def fitted_id(call_id: str) -> str:
-    """The id of a call in an answer. The client's history names the call by it, so it need not be turned back."""
-    return fitted(call_id, forbidden=FORBIDDEN)
-
-
 class CallIds:
     """The ids of one conversation, which depend on what came before them only.
 

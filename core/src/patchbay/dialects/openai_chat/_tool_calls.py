@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from patchbay.dialects.answer_call_ids import AnswerCallIds
 from patchbay.dialects.builder import EventBuilder, is_whole_object
 from patchbay.dialects.openai_chat._chunks import Function, ToolCall, is_present
 from patchbay.dialects.openai_chat._reasoning import extra_content_data
-from patchbay.dialects.tool_names import AnswerCallIds, ClientTool
+from patchbay.dialects.tool_names import ClientTool
 
 
 class BrokenToolCall(Exception):

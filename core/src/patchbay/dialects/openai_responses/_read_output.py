@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from patchbay.dialects.answer_call_ids import AnswerCallIds
 from patchbay.dialects.builder import EventBuilder
 from patchbay.dialects.json_text import dump_array, object_text
 from patchbay.dialects.openai_responses._events import (
@@ -27,7 +28,7 @@ from patchbay.dialects.openai_responses._events import (
     text_of,
 )
 from patchbay.dialects.openai_responses._quirks import NAME
-from patchbay.dialects.tool_names import AnswerCallIds, ClientTool
+from patchbay.dialects.tool_names import ClientTool
 
 CALLS = ("function_call", "custom_tool_call")
 _KNOWN = frozenset({"message", "reasoning", *CALLS})
