@@ -172,6 +172,20 @@ def test_a_whole_stream_is_relayed_untouched() -> None:
     assert relayed([BODY[:50], BODY[50:]], stream=False) == BODY
 
 
+def test_a_stream_for_a_client_that_wants_a_body() -> None:
+    """The ChatGPT backend only streams, and leaves the output out of the end."""
+    item = frame("response.output_item.done", ',"output_index":0,"item":{"type":"message","id":"m","content":[]}')
+    for pieces in ([PREAMBLE, TEXT, item, END], [PREAMBLE + TEXT + item + END]):
+        assert json.loads(relayed(pieces, stream=False)) == {
+            "id": "resp_1",
+            "output": [{"type": "message", "id": "m", "content": []}],
+            "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
+        }
+    for broken in ([PREAMBLE, TEXT], [PREAMBLE, TEXT, FAILED], [PREAMBLE, ERROR]):
+        with pytest.raises(PatchbayError):
+            relayed(broken, stream=False)
+
+
 def test_a_failure_in_the_upstreams_own_words_is_not_told_twice() -> None:
     assert relayed([PREAMBLE, TEXT, FAILED]) == PREAMBLE + TEXT + FAILED
 
