@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from patchbay.dialects.sse import cut_frames
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.testing.dialect_pairs import (
     ANSWERS,
     Case,
@@ -304,3 +305,17 @@ def test_the_sdk_raises_for_an_error_inside_the_answer(
     with pytest.raises((anthropic.APIStatusError, openai.APIStatusError)) as raised:
         answer(UPSTREAM, stream, client, stream=False)
     assert raised.value.status_code == (anthropic_status if client == "anthropic" else openai_status)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_a_custom_tool_that_was_wrapped_is_called_as_one(stream: bool) -> None:
+    names = {"ns__exec": ClientTool("exec", "ns", is_wrapped=True)}
+    events = message(called(0, "toolu_1", "ns__exec", '{"input":', '"js()"}'), stop="tool_use")
+    (item,) = answer(UPSTREAM, events, "openai_responses", stream=stream, names=names)["output"]
+    assert {name: item.get(name) for name in ("type", "call_id", "namespace", "name", "input")} == {
+        "type": "custom_tool_call",
+        "call_id": "toolu_1",
+        "namespace": "ns",
+        "name": "exec",
+        "input": "js()",
+    }

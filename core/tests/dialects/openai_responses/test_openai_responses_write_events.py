@@ -247,18 +247,19 @@ def test_log_probabilities_and_annotations() -> None:
     builder = EventBuilder()
     builder.text("a", logprobs_json='[{"token":"a"},\n{"token":"b"}]')
     builder.text("b")
+    builder.text("", logprobs_json='[{"token":"c"}]')
     builder.citation("openai_responses", '{"x":\n1}')
     builder.citation("anthropic", '{"y":1}')
     found = write(answer(builder))
     deltas = [event for event in found if event["type"] == "response.output_text.delta"]
-    assert [event["logprobs"] for event in deltas] == [[{"token": "a"}, {"token": "b"}], []]
+    assert [event["logprobs"] for event in deltas] == [[{"token": "a"}, {"token": "b"}], [], [{"token": "c"}]]
     (annotation,) = [event for event in found if event["type"] == "response.output_text.annotation.added"]
     assert (annotation["annotation"], annotation["annotation_index"]) == ({"x": 1}, 0)
     (part,) = found[-1]["response"]["output"][0]["content"]
     assert part == {
         "type": "output_text",
         "annotations": [{"x": 1}],
-        "logprobs": [{"token": "a"}, {"token": "b"}],
+        "logprobs": [{"token": "a"}, {"token": "b"}, {"token": "c"}],
         "text": "ab",
     }
 

@@ -89,7 +89,10 @@ class ResponseWriter:
             which = event.WhichOneof("event")
             if which == self._delta_name:
                 delta = getattr(event, which)
-                if delta.index == self._delta_index and not (which == "text_delta" and delta.HasField("logprobs_json")):
+                if delta.index == self._delta_index:
+                    if which == "text_delta" and delta.HasField("logprobs_json"):
+                        self._text(delta)
+                        continue
                     text = delta.text
                     if text:
                         self._say(text)
