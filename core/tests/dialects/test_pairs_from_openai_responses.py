@@ -344,7 +344,7 @@ def test_the_sdk_has_all_of_the_answer(case: Case, client: str, stream: bool) ->
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("case", CASES[2:4], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES[2:3], ids=lambda case: case.name)
 def test_the_sdk_raises_for_an_answer_that_breaks_off(case: Case, client: str, stream: bool) -> None:
     frames = cut_frames(b"".join(case.stream))
     for at in range(len(frames)):
