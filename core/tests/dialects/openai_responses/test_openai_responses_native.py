@@ -190,7 +190,9 @@ def test_a_failure_in_the_upstreams_own_words_is_not_told_twice() -> None:
     assert relayed([PREAMBLE, TEXT, FAILED]) == PREAMBLE + TEXT + FAILED
 
 
-@pytest.mark.parametrize("pieces", [[PREAMBLE, TEXT, ERROR], [PREAMBLE + TEXT + ERROR]])
+@pytest.mark.parametrize(
+    "pieces", [[PREAMBLE, TEXT, ERROR], [PREAMBLE + TEXT + ERROR], [COMMENT, PREAMBLE[8:], TEXT, ERROR]]
+)
 def test_another_error_ends_the_stream_in_this_dialects_way(pieces: list[bytes]) -> None:
     out = relayed(pieces)
     assert out.startswith(PREAMBLE + TEXT + b"event: response.failed\ndata: ")
@@ -202,6 +204,11 @@ def test_another_error_ends_the_stream_in_this_dialects_way(pieces: list[bytes])
 
 def test_a_lost_worker_ends_the_stream_too() -> None:
     out = relayed([CREATED, TEXT], error=make_error(errors.UNAVAILABLE, "gone"))
-    assert json.loads(out.split(b"data: ")[-1])["response"]["error"]["code"] == "server_error"
+    response = json.loads(out.split(b"data: ")[-1])["response"]
+    assert (response["id"], response["error"]["code"]) == ("resp_1", "server_error")
+    # Servers that are only compatible have ids of their own, or none.
+    for named, expected in ((CREATED.replace(b"resp_1", b"x-1"), "x-1"), (TEXT, "resp_f")):
+        out = relayed([named, TEXT], error=make_error(errors.UNAVAILABLE, "gone"))
+        assert json.loads(out.split(b"data: ")[-1])["response"]["id"] == expected
     with pytest.raises(PatchbayError):
         relayed([BODY[:50]], stream=False, error=make_error(errors.UNAVAILABLE, "gone"))

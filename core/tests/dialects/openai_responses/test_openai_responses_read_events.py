@@ -284,6 +284,23 @@ STREAMS: dict[str, tuple[list[Json], list[str], str]] = {
         ["0 text", "0 + a", "0 stop", "1 tool_use c f", "1 + {}", "1 stop", "2 text", "2 + b", "2 stop"],
         "finished 0 tool_use",
     ),
+    "an end with more than the stream, and with less": (
+        [
+            item_done(reasoning("a", id="r1"), 0),
+            item_done(reasoning("b", id="r2"), 1),
+            ended(output=[reasoning("new", id="r0"), reasoning("b", id="r2"), message(output_text("c"), id="m")]),
+        ],
+        ["0 thinking", "0 + a", "0 stop", "1 thinking", "1 + b", "1 stop", "2 text", "2 + c", "2 stop"],
+        "finished 0 end_turn",
+    ),
+    "an end with an item that the stream left out": (
+        [
+            item_done(function("c", "f", "{}", id="f1"), 0),
+            ended(output=[function("d", "g", "[]", id="f0"), function("c", "f", "{}", id="f1")]),
+        ],
+        ["0 tool_use c f", "0 + {}", "0 stop", "1 tool_use d g", "1 + []", "1 stop"],
+        "finished 0 tool_use",
+    ),
     "the model goes on": (
         [item_done(message(output_text("a")), 0), ended(end_turn=False)],
         ["0 text", "0 + a", "0 stop"],

@@ -7,6 +7,7 @@ is understood here. Of what comes several times, the first counts.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -53,7 +54,7 @@ class _Piece:
         return text[len(said) :] if text.startswith(said) else ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     key: int
     type: str
@@ -71,6 +72,8 @@ class _Item:
     json: str = ""
 
     def piece(self, kind: Kind, index: int) -> _Piece:
+        if kind == "input":
+            index = 0
         piece = self.pieces.get((kind, index))
         if piece is None:
             piece = self.pieces[kind, index] = _Piece()
@@ -155,16 +158,18 @@ class OutputItems:
         Servers give an item another id here, or leave some out: what has no counterpart by its id has one by its place
         among the items of its type.
         """
-        unmatched: dict[str, list[_Item]] = {}
+        whole = [(raw, decode_item(raw)) for raw in output]
+        named = [self._by_name(fields, text_of(fields.type)) for _, fields in whole]
+        by_name = {item.key for item in named if item is not None}
+        unmatched: dict[str, deque[_Item]] = {}
         for item in self._all:
-            unmatched.setdefault(item.type, []).append(item)
-        for raw in output:
-            fields = decode_item(raw)
+            if item.key not in by_name:
+                unmatched.setdefault(item.type, deque()).append(item)
+        for (raw, fields), found in zip(whole, named, strict=True):
             type_ = text_of(fields.type)
-            of_type = unmatched.setdefault(type_, [])
-            found = self._by_name(fields, type_) or (of_type[0] if of_type else None) or self._add(type_, None)
-            if found in of_type:
-                of_type.remove(found)
+            if found is None:
+                of_type = unmatched.get(type_)
+                found = of_type.popleft() if of_type else self._add(type_, None)
             self._finish_item(found, fields, raw)
         for item in self._all:
             if item.type in CALLS and not item.is_open:
@@ -229,7 +234,7 @@ class OutputItems:
         if kind in ("summary", "reasoning"):
             self._think(item, kind, index, text)
             return
-        piece = item.piece(kind, 0 if kind == "input" else index)
+        piece = item.piece(kind, index)
         piece.said.append(text)
         if kind == "input":
             if item.is_open and self._builder.has_open_tool(item.key):

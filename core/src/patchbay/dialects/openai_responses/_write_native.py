@@ -10,8 +10,10 @@ from patchbay.dialects.json_text import Object, dump, dump_object
 from patchbay.dialects.openai_responses._errors import failed_error
 
 _ID_PREFIX = "resp_"
-_ID = re.compile(rb'"id"\s*:\s*"(resp_[^"\\]+)"')
+_ID = re.compile(rb'"response"\s*:\s*\{\s*"id"\s*:\s*"([^"\\]+)"|"id"\s*:\s*"(resp_[^"\\]+)"')
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
+# The id comes with the first frames, if at all; the very first may be a sign of life.
+_FRAMES_WITH_ID = 4
 _FAILED = re.compile(rb'"type"\s*:\s*"response\.failed"|^event: ?response\.failed', re.MULTILINE)
 
 
@@ -23,19 +25,23 @@ def response_id(upstream: str, fallback: str) -> str:
 
 
 class Passed:
-    """The upstream's own frames. Only the first and the last are remembered."""
+    """The upstream's own frames. Only the last are remembered, and the answer's id."""
 
     def __init__(self, options: AnswerOptions) -> None:
         self._options = options
-        self._first = b""
+        self._id = ""
+        self._count = 0
         self._last = b""
 
     @property
     def has_begun(self) -> bool:
-        return bool(self._first)
+        return self._count > 0
 
     def take(self, data: bytes) -> bytes:
-        self._first = self._first or data
+        if not self._id and self._count < _FRAMES_WITH_ID:
+            found = _ID.search(data)
+            self._id = (found[1] or found[2]).decode(errors="replace") if found else ""
+        self._count += 1
         self._last = data
         return data
 
@@ -43,10 +49,9 @@ class Passed:
         """The end of the answer in an error; nothing where the upstream has told of it in its own words."""
         if _FAILED.search(self._last):
             return b""
-        found = _ID.search(self._first)
         numbers = _NUMBER.findall(self._last)
         response: Object = {
-            "id": dump(found[1].decode() if found else response_id("", self._options.fallback_id)),
+            "id": dump(self._id or response_id("", self._options.fallback_id)),
             "object": b'"response"',
             "created_at": dump(self._options.created),
             "status": b'"failed"',

@@ -224,12 +224,14 @@ class ResponseWriter:
                 self._whole_item(one_line(start.opaque.json.encode()))
 
     def _stop(self) -> None:
-        # What waits to be told complete may still get `{}` as its input.
         self._delta_name, self._delta_index = "", -1
-        if self._call is None and (self._item is None or self._item.type == "reasoning"):
-            self._stop_thinking()
-        elif self._call is None and self._part is not None:
+        if self._call is not None:
+            # It waits to be told complete, and may still get `{}` as its input.
+            return
+        if self._item is not None and self._item.type == "message":
             self._close_part()
+        else:
+            self._stop_thinking()
 
     def _start_message_part(self, kind: str, index: int) -> None:
         if self._item is None:
