@@ -11,7 +11,7 @@ import pytest
 
 from patchbay.canonical import ChatEvent
 from patchbay.dialects.base import AnswerOptions, ReadOptions
-from patchbay.testing.dialect_pairs import DIALECTS, Json
+from patchbay.testing.dialect_pairs import ANSWERS, Json
 
 # A cost that grows by the square takes 64 times as long for eight times as much.
 _TIMES, _AT_MOST = 8, 20
@@ -59,8 +59,35 @@ def signs_of_life(count: int) -> bytes:
     return b"\n" * 60 * count + finished([chunk({"content": "a"})])
 
 
+def response_items(count: int) -> bytes:
+    """Items of the Responses API, each in deltas, whole, and once more in the end."""
+    frames: list[Json] = []
+    output: list[Json] = []
+    for n in range(count):
+        where = {"item_id": f"i{n}", "output_index": n}
+        kind = "message" if n % 2 else "function_call"
+        content: Json = {"content": [{"type": "output_text", "text": "ab"}], "arguments": "{}"}
+        output.append({"type": kind, "id": f"i{n}", "call_id": f"c{n}", "name": "f"} | content)
+        delta = "output_text" if n % 2 else "function_call_arguments"
+        frames += [
+            {"type": "response.output_item.added", "item": {"type": kind, "id": f"i{n}", "name": "f"}} | where,
+            {"type": f"response.{delta}.delta", "delta": "a" if n % 2 else "{"} | where,
+            {"type": "response.output_item.done", "item": output[-1]} | where,
+        ]
+    frames.append({"type": "response.completed", "response": {"output": output}})
+    return b"".join([f"data: {json.dumps(frame)}\n\n".encode() for frame in frames])
+
+
+def long_response(count: int) -> bytes:
+    frames: list[Json] = [{"type": "response.output_text.delta", "delta": "a word "} for _ in range(4 * count)]
+    frames.append({"type": "response.output_text.done", "text": "a word " * 4 * count})
+    frames.append({"type": "response.completed", "response": {"output": []}})
+    return b"".join([f"data: {json.dumps(frame)}\n\n".encode() for frame in frames])
+
+
 def read(stream: bytes) -> list[ChatEvent]:
-    reader = DIALECTS["openai_chat"].read_events(ReadOptions())
+    upstream = "openai_responses" if b'"response.completed"' in stream else "openai_chat"
+    reader = ANSWERS[upstream].read_events(ReadOptions())
     events: list[ChatEvent] = []
     step = 1 if stream.startswith(b"\n") else 4096
     for at in range(0, len(stream), step):
@@ -75,7 +102,7 @@ def seconds(stream: bytes) -> float:
         gc.collect()
         started = time.process_time()
         events = read(stream)
-        for dialect in DIALECTS.values():
+        for dialect in ANSWERS.values():
             for streamed in (True, False):
                 writer = dialect.write_events(AnswerOptions(stream=streamed, model="m", fallback_id="i"))
                 for event in events:
@@ -85,9 +112,12 @@ def seconds(stream: bytes) -> float:
     return min(costs)
 
 
-@pytest.mark.parametrize("make", [whole_calls, open_calls, nameless_fragments, audio, citations, signs_of_life])
+MAKERS = [whole_calls, open_calls, nameless_fragments, audio, citations, signs_of_life, response_items, long_response]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_cost_grows_with_the_length(make: Callable[[int], bytes]) -> None:
-    short, long = make(400), make(400 * _TIMES)
+    short, long = make(250), make(250 * _TIMES)
     # The collector's own cost grows faster than what is collected.
     gc.disable()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ from patchbay.canonical import (
 from patchbay.dialects.base import AnswerOptions, ReadOptions
 from patchbay.dialects.sse import parse_frames
 from patchbay.errors import InvalidRequest, PatchbayError
-from patchbay.testing.dialect_pairs import DIALECTS
+from patchbay.testing.dialect_pairs import ANSWERS, DIALECTS
 
 ANTHROPIC_STREAM = rb"""event: message_start
 data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"c","content":[],"usage":{"input_tokens":5,"cache_creation":{"ephemeral_1h_input_tokens":1}}}}
@@ -97,6 +98,34 @@ data: [DONE]
 
 """  # noqa: E501
 
+RESPONSES_STREAM = rb"""event: response.created
+data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_c","created_at":7,"model":"g","output":[]}}
+
+data: {"type":"response.output_item.added","output_index":0,"item":{"id":"rs","type":"reasoning","summary":[]}}
+
+data: {"type":"response.reasoning_summary_text.delta","item_id":"rs","output_index":0,"summary_index":0,"delta":"h\ud83d"}
+
+data: {"type":"response.output_item.done","output_index":0,"item":{"id":"rs","type":"reasoning","summary":[{"type":"summary_text","text":"h"}],"encrypted_content":"gAAAA"}}
+
+: comment
+
+data: {"type":"response.output_text.delta","item_id":"m","output_index":1,"content_index":0,"delta":"\u00e9 \"q\"","logprobs":[{"token":"a"}]}
+
+data: {"type":"response.output_text.annotation.added","item_id":"m","output_index":1,"content_index":0,"annotation":{"type":"x"}}
+
+data: {"type":"response.output_item.added","output_index":2,"item":{"id":"f","type":"function_call","call_id":"t","name":"f","arguments":""}}
+
+data: {"type":"response.function_call_arguments.delta","item_id":"f","output_index":2,"delta":"{\"a\":[]}"}
+
+data: {"type":"response.output_item.done","output_index":3,"item":{"id":"c","type":"custom_tool_call","call_id":"u","name":"g","input":"x"}}
+
+data: {"type":"response.output_item.done","output_index":4,"item":{"id":"w","type":"web_search_call","status":"completed"}}
+
+event: response.completed
+data: {"type":"response.completed","response":{"id":"resp_c","status":"completed","output":[{"id":"m","type":"message","content":[{"type":"output_text","text":"t"},{"type":"refusal","refusal":"no"}]}],"usage":{"input_tokens":5,"input_tokens_details":{"cached_tokens":2},"output_tokens":9}}}
+
+"""  # noqa: E501
+
 ANTHROPIC_REQUEST = {
     "model": "m",
     "max_tokens": 10,
@@ -149,7 +178,7 @@ OPENAI_REQUEST = {
     "n": 2,
     "stop": ["x"],
 }
-STREAMS = {"anthropic": ANTHROPIC_STREAM, "openai_chat": OPENAI_STREAM}
+STREAMS = {"anthropic": ANTHROPIC_STREAM, "openai_chat": OPENAI_STREAM, "openai_responses": RESPONSES_STREAM}
 REQUESTS = {"anthropic": ANTHROPIC_REQUEST, "openai_chat": OPENAI_REQUEST}
 
 _PIECES = [
@@ -170,7 +199,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["read", "native"])
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", ANSWERS)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_damaged_answer_ends_once(name: str, native: bool, data: st.DataObject) -> None:
@@ -178,7 +207,7 @@ def test_a_damaged_answer_ends_once(name: str, native: bool, data: st.DataObject
     stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
     kind = data.draw(st.sampled_from(["text/event-stream", "application/json", ""]))
-    reader = DIALECTS[name].read_events(ReadOptions(native=native, content_type=kind))
+    reader = ANSWERS[name].read_events(ReadOptions(native=native, content_type=kind))
     events: list[ChatEvent] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         events += reader.feed(stream[start:end])
@@ -211,7 +240,7 @@ def test_a_damaged_request_is_refused_or_written(name: str, data: st.DataObject)
 
 _texts = st.text('ab{}"\\\n é😀', max_size=5)
 _indexes = st.integers(0, 3)
-_dialects = st.sampled_from([*DIALECTS, "another"])
+_dialects = st.sampled_from([*ANSWERS, "another"])
 _objects = st.sampled_from(["{}", '{"type":"x_tool_use","a":[1]}', '{\n"audio":{"data":"A"},"annotations":[{}]}'])
 _extensions = st.dictionaries(_dialects, _objects, max_size=2)
 
@@ -275,11 +304,11 @@ _events = st.one_of(
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", ANSWERS)
 @settings(max_examples=150, deadline=None)
 @given(found=st.lists(_events, max_size=14))
 def test_events_in_any_order_make_an_answer_or_an_error(name: str, stream: bool, found: list[ChatEvent]) -> None:
-    writer = DIALECTS[name].write_events(AnswerOptions(stream=stream, include_usage=True, fallback_id="i"))
+    writer = ANSWERS[name].write_events(AnswerOptions(stream=stream, include_usage=True, fallback_id="i"))
     data = b"".join([writer.feed([event]) for event in found])
     try:
         data += writer.close()
@@ -292,10 +321,35 @@ def test_events_in_any_order_make_an_answer_or_an_error(name: str, stream: bool,
     frames = [frame.data for frame in parse_frames(data)]
     if name == "anthropic":
         _check_messages_stream([json.loads(frame) for frame in frames])
+    elif name == "openai_responses":
+        _check_responses_stream([json.loads(frame) for frame in frames])
     else:
         chunks = [json.loads(frame) for frame in frames if frame != b"[DONE]"]
         assert frames[-1] == b"[DONE]" or "error" in chunks[-1]
         assert not any("error" in chunk for chunk in chunks[:-1])
+
+
+def _check_responses_stream(events: list[dict[str, Any]]) -> None:
+    """One Response, its items one after the other and each as its end has it, and one end."""
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    assert kinds[:2] == ["created", "in_progress"]
+    assert kinds[-1] in ("completed", "incomplete", "failed")
+    assert not {"created", "completed", "incomplete", "failed"} & set(kinds[2:-1])
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    added = done = 0
+    output = events[-1]["response"]["output"]
+    for kind, event in zip(kinds, events, strict=True):
+        match kind:
+            case "output_item.added":
+                assert added == done == event["output_index"]
+                added += 1
+            case "output_item.done":
+                assert event["item"] == output[done]
+                done += 1
+            case _ if "output_index" in event:
+                assert event["output_index"] == done == added - 1
+    assert len(output) == added
+    assert done == added or kinds[-1] != "completed"
 
 
 def _check_messages_stream(events: list[dict[str, object]]) -> None:

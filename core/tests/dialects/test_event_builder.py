@@ -91,6 +91,66 @@ def test_input_for_a_closed_call_is_refused() -> None:
         builder.tool_input(0, "{}")
 
 
+WRAPPED = [
+    (['{"inp', 'ut":"a\\n', '"}'], "a\n"),
+    (['{"input":""}'], ""),
+    ([], ""),
+    (['{"input":5}'], '{"input":5}'),
+    (['{"input":"a","more":1}'], '{"input":"a","more":1}'),
+    (["free ", "text"], "free text"),
+    (['{"input":"cut'], '{"input":"cut'),
+]
+
+
+@pytest.mark.parametrize(("pieces", "expected"), WRAPPED)
+@pytest.mark.parametrize("closing", ["close_tool", "text", "close_blocks"])
+def test_a_wrapped_input_is_text_when_the_call_closes(pieces: list[str], expected: str, closing: str) -> None:
+    builder = EventBuilder()
+    builder.tool_call(0, call_id="c", tool=ClientTool("f", "ns", is_wrapped=True))
+    for piece in pieces:
+        builder.tool_input(0, piece)
+    assert not any(event.HasField("tool_input_delta") for event in builder.take()[2:])
+    match closing:
+        case "close_tool":
+            builder.close_tool(0)
+        case "text":
+            builder.text("b")
+            builder.close_blocks()
+        case _:
+            builder.close_blocks()
+    found = [event.tool_input_delta.text for event in builder.take() if event.HasField("tool_input_delta")]
+    assert found == ([expected] if expected else [])
+
+
+def test_a_wrapped_tool_that_is_called_with_free_text_all_the_same() -> None:
+    builder = EventBuilder()
+    builder.tool_call(0, call_id="c", tool=ClientTool("f", is_wrapped=True), text_input=True)
+    builder.tool_input(0, '{"input":"a"}')
+    builder.text("b")
+    builder.tool_input(0, " more")
+    builder.close_blocks()
+    events = builder.take()
+    assert events[1].block_start.tool_use.text_input
+    texts = [event.tool_input_delta.text for event in events if event.HasField("tool_input_delta")]
+    assert texts == ['{"input":"a"}', " more"]
+
+
+def test_prose_may_be_closed_and_so_may_a_call() -> None:
+    builder = EventBuilder()
+    builder.close_prose()
+    builder.close_tool(0)
+    builder.text("a")
+    builder.close_prose()
+    builder.text("b")
+    builder.tool_call(0, call_id="c", tool=ClientTool("f"))
+    builder.close_tool(0)
+    builder.close_tool(0)
+    assert kinds(builder) == [
+        *["started", "text", "text_delta", "block_stop", "text", "text_delta", "block_stop"],
+        *["tool_use", "block_stop"],
+    ]
+
+
 Step = tuple[str, int, str]
 
 

@@ -9,8 +9,9 @@ import openai
 import pytest
 
 from patchbay.dialects.sse import cut_frames
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.testing.dialect_pairs import (
-    DIALECTS,
+    ANSWERS,
     Case,
     Json,
     answer,
@@ -23,7 +24,7 @@ from patchbay.testing.dialect_pairs import (
 )
 
 UPSTREAM = "anthropic"
-CLIENTS = tuple(DIALECTS)
+CLIENTS = tuple(ANSWERS)
 
 
 def event(kind: str, **fields: object) -> bytes:
@@ -268,7 +269,8 @@ CASES = [
 def test_the_sdk_has_all_of_the_answer(case: Case, client: str, stream: bool) -> None:
     got = answer(UPSTREAM, case.stream, client, stream=stream)
     assert seen(client, got) == expected(client, case)
-    assert got["id"] == "msg_1"
+    # An id of the Responses API has a prefix of its own.
+    assert got["id"] == ("resp_fallback" if client == "openai_responses" else "msg_1")
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
@@ -303,3 +305,17 @@ def test_the_sdk_raises_for_an_error_inside_the_answer(
     with pytest.raises((anthropic.APIStatusError, openai.APIStatusError)) as raised:
         answer(UPSTREAM, stream, client, stream=False)
     assert raised.value.status_code == (anthropic_status if client == "anthropic" else openai_status)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_a_custom_tool_that_was_wrapped_is_called_as_one(stream: bool) -> None:
+    names = {"ns__exec": ClientTool("exec", "ns", is_wrapped=True)}
+    events = message(called(0, "toolu_1", "ns__exec", '{"input":', '"js()"}'), stop="tool_use")
+    (item,) = answer(UPSTREAM, events, "openai_responses", stream=stream, names=names)["output"]
+    assert {name: item.get(name) for name in ("type", "call_id", "namespace", "name", "input")} == {
+        "type": "custom_tool_call",
+        "call_id": "toolu_1",
+        "namespace": "ns",
+        "name": "exec",
+        "input": "js()",
+    }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from patchbay.canonical import Chat, ChatEvent, Error, Warning
 from patchbay.dialects.tool_names import ClientTool
@@ -68,6 +68,10 @@ class AnswerOptions:
     fallback_id: str = ""
     # Seconds since the epoch when the request came, for dialects whose answers say so.
     created: int = 0
+    # The fields of the request that a Response object repeats (`openai_responses.echo_of`), each as its JSON text.
+    echo: Mapping[str, bytes] = field(default_factory=dict)
+    # Where thinking goes in Chat Completions: a field of its own, or a `<reasoning>` element in the visible text.
+    reasoning_format: Literal["field", "xml"] = "field"
 
 
 class EventReader(Protocol):

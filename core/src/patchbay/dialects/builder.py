@@ -35,6 +35,7 @@ from patchbay.canonical import (
     Warning,
 )
 from patchbay.dialects.tool_names import ClientTool
+from patchbay.dialects.wrapped_input import unwrapped_input
 
 ToolKey: TypeAlias = int | str
 
@@ -57,6 +58,10 @@ class _Tool:
     """An open tool call."""
 
     index: int
+    # Free text may look like anything at any time.
+    is_text: bool = False
+    # The text comes inside an object, which is taken off at the end of the call.
+    is_wrapped: bool = False
     input: list[str] = field(default_factory=list)
 
 
@@ -176,17 +181,35 @@ class EventBuilder:
     def tool_call(
         self, key: ToolKey, *, call_id: str, tool: ClientTool, choice: int = 0, text_input: bool = False
     ) -> None:
-        """Opens a tool call; `key` names it in the calls that follow. Several may be open at once."""
+        """Opens a tool call; `key` names it in the calls that follow. Several may be open at once.
+
+        Args:
+            tool: The tool as the client knows it; the input of a wrapped one becomes text when the call closes.
+            text_input: The upstream itself gives the input as free text.
+        """
         state = self._choice(choice)
         self._close_prose(state)
+        is_text = text_input or tool.is_wrapped
         index = self._open(
             BlockStart(
                 choice=choice,
-                tool_use=ToolUseStart(id=call_id, name=tool.name, namespace=tool.namespace, text_input=text_input),
+                tool_use=ToolUseStart(id=call_id, name=tool.name, namespace=tool.namespace, text_input=is_text),
             )
         )
-        state.tools[key] = _Tool(index)
+        state.tools[key] = _Tool(index, text_input, tool.is_wrapped and not text_input)
         state.had_tool = True
+
+    def close_tool(self, key: ToolKey, *, choice: int = 0) -> None:
+        """Closes a tool call whose input is complete; one that is not open stays as it is."""
+        state = self._choices.get(choice)
+        if state is not None and key in state.tools:
+            self._close_tools(state, [key])
+
+    def close_prose(self, *, choice: int = 0) -> None:
+        """Closes the open block of prose: what comes next is another."""
+        state = self._choices.get(choice)
+        if state is not None:
+            self._close_prose(state)
 
     def has_open_tool(self, key: ToolKey, *, choice: int = 0) -> bool:
         return key in self._choice(choice).tools
@@ -199,9 +222,12 @@ class EventBuilder:
         """
         state = self._choice(choice)
         tool = state.tools[key]
-        if text:
+        if not text:
+            return
+        if not tool.is_text:
             tool.input.append(text)
             state.fed_tools[key] = tool
+        if not tool.is_wrapped:
             self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=tool.index, text=text)))
 
     def citation(self, dialect: str, json: str, *, choice: int = 0) -> None:
@@ -284,4 +310,8 @@ class EventBuilder:
     def _close_tools(self, state: _Choice, keys: Iterable[ToolKey]) -> None:
         for key in keys:
             state.fed_tools.pop(key, None)
-            self._events.append(ChatEvent(block_stop=BlockStop(index=state.tools.pop(key).index)))
+            tool = state.tools.pop(key)
+            text = unwrapped_input("".join(tool.input)) if tool.is_wrapped else ""
+            if text:
+                self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=tool.index, text=text)))
+            self._events.append(ChatEvent(block_stop=BlockStop(index=tool.index)))

@@ -54,3 +54,8 @@ def add_missing(fields: Object, more: Mapping[str, bytes]) -> None:
             inner = load_object(fields[name])
             add_missing(inner, load_object(value))
             fields[name] = dump_object(inner)
+
+
+def one_line(text: bytes) -> bytes:
+    """A JSON text without line ends, which a frame of a stream may not hold; one that has none as it is."""
+    return msgspec.json.format(text, indent=-1) if b"\n" in text or b"\r" in text else text

@@ -113,6 +113,11 @@ def _parse_frame(block: bytes) -> Frame | None:
     # Nearly every frame of most streams is just this one line.
     if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
         return Frame(b"", block[6:])
+    # And of the others just these two.
+    if block.startswith(b"event: ") and block.count(b"\n") == 1 and b"\r" not in block:
+        name, separator, line = block.partition(b"\ndata: ")
+        if separator:
+            return Frame(name[7:], line)
     event = b""
     data: list[bytes] = []
     # A byte order mark may open the stream; elsewhere it cannot begin a field that means anything.

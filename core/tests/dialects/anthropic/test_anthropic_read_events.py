@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchbay.canonical import BlockStart, ChatEvent, Finished, Native, OpaqueStart, Usage
+from patchbay.canonical import BlockStart, ChatEvent, Finished, Native, OpaqueStart, ToolUseStart, Usage
 from patchbay.dialects.anthropic import DIALECT
 from patchbay.dialects.base import ReadOptions
 from patchbay.dialects.fold import Answer
+from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import OVERLOADED, UPSTREAM
 
 
@@ -167,6 +168,35 @@ def test_complete_input_at_the_start_of_a_tool_call() -> None:
     answer = Answer()
     answer.add(read(START + start + delta + STOP_BLOCK + end + STOP))
     assert [block.text for block in answer.blocks] == ['{"b":2}']
+
+
+WRAPPED = {"exec": ClientTool("exec", "functions", is_wrapped=True)}
+
+
+@pytest.mark.parametrize(
+    ("at_start", "pieces", "expected"),
+    [
+        ({}, ['{"inp', 'ut": "a\\n', '"}'], "a\n"),
+        ({"input": "a"}, [], "a"),
+        ({}, ['{"input":5}'], '{"input":5}'),
+        ({}, ['{"input":"cut'], '{"input":"cut'),
+        ({}, [], ""),
+    ],
+)
+def test_the_input_of_a_wrapped_tool_is_text(at_start: object, pieces: list[str], expected: str) -> None:
+    block = {"type": "tool_use", "id": "t", "name": "exec", "input": at_start}
+    deltas = [
+        frame(type="content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": piece})
+        for piece in pieces
+    ]
+    start = frame(type="content_block_start", index=0, content_block=block)
+    end = frame(type="message_delta", delta={"stop_reason": "tool_use"})
+    reader = DIALECT.read_events(ReadOptions(names=WRAPPED))
+    answer = Answer()
+    answer.add(reader.feed(START + start + b"".join(deltas) + STOP_BLOCK + end + STOP) + reader.close())
+    (found,) = answer.blocks
+    assert found.start.tool_use == ToolUseStart(id="t", name="exec", namespace="functions", text_input=True)
+    assert found.text == expected
 
 
 def test_content_at_the_start_of_a_block() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -14,6 +15,7 @@ from google.protobuf import text_format
 from patchbay.canonical import ChatEvent, ChatEvents
 from patchbay.dialects.base import AnswerOptions, ReadOptions
 from patchbay.dialects.openai_chat import DIALECT
+from patchbay.dialects.sse import parse_frames
 from patchbay.errors import PatchbayError
 
 STREAM = AnswerOptions(stream=True, include_usage=True, model="asked", fallback_id="fallback", created=9)
@@ -454,6 +456,58 @@ def test_one_answer_of_two_unfinished_is_an_error() -> None:
     assert b'"error"' in write(found, STREAM)
     with pytest.raises(PatchbayError):
         write(found, WHOLE)
+
+
+THOUGHT = """
+    block_start { index: 0 thinking {} }
+    thinking_delta { index: 0 text: "th" }
+    thinking_delta { index: 0 text: "ink" }
+    signature_delta { index: 0 signature: "S" }
+    block_stop { index: 0 }
+    block_start { index: 1 thinking {} }
+    signature_delta { index: 1 signature: "S" }
+    block_stop { index: 1 }
+    block_start { index: 2 redacted_thinking { data: "AA==" } }
+    block_stop { index: 2 }
+    block_start { index: 3 text {} }
+    text_delta { index: 3 text: "Hi" }
+    block_stop { index: 3 }
+    finished { stop_reason: STOP_REASON_END_TURN }
+"""
+
+
+def test_thinking_as_an_element_of_the_text() -> None:
+    wanted = "<reasoning>think</reasoning>\n\nHi"
+    whole = json.loads(write(events(THOUGHT), replace(WHOLE, reasoning_format="xml")))
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": wanted, "refusal": None}
+    stream = write(events(THOUGHT), replace(STREAM, reasoning_format="xml"))
+    deltas = [
+        choice["delta"]
+        for frame in parse_frames(stream)
+        if frame.data != b"[DONE]"
+        for choice in json.loads(frame.data)["choices"]
+    ]
+    assert "".join(delta.get("content") or "" for delta in deltas) == wanted
+    assert {name for delta in deltas for name in delta} == {"role", "content"}
+
+
+def test_thinking_that_is_cut_off_ends_its_element() -> None:
+    cut = THOUGHT.split("signature_delta")[0] + "finished { stop_reason: STOP_REASON_MAX_TOKENS }"
+    whole = json.loads(write(events(cut), replace(WHOLE, reasoning_format="xml")))
+    assert whole["choices"][0]["message"]["content"] == "<reasoning>think</reasoning>\n\n"
+    assert b"</reasoning>" in write(events(cut), replace(STREAM, reasoning_format="xml"))
+
+
+def test_whose_reasoning_a_signature_signs() -> None:
+    for signature, written in (("gAAAAx", "openai-responses-v1"), ("EpAB", "anthropic-claude-v1")):
+        found = THOUGHT.replace('"S"', f'"{signature}"')
+        details = json.loads(write(events(found), WHOLE))["choices"][0]["message"]["reasoning_details"]
+        assert [detail["format"] for detail in details[:2]] == [written] * 2
+        message = {"role": "assistant", "content": "Hi", "reasoning_details": details[:1]}
+        chat = DIALECT.read_request(json.dumps({"model": "m", "messages": [message]}).encode())
+        (block, _) = chat.messages[0].blocks
+        assert block.thinking.signature == signature
+        assert not block.extensions
 
 
 def test_native_data_passes_untouched() -> None:

@@ -37,6 +37,7 @@ from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._stop_reasons import read_stop_reason
 from patchbay.dialects.anthropic._usage import UsageReader
 from patchbay.dialects.tool_names import ClientTool
+from patchbay.dialects.wrapped_input import unwrapped_input
 
 # What of a message is read elsewhere or says nothing; the rest rides along with the end of the answer.
 _MESSAGE_FIELDS = ("type", "id", "role", "content", "model", "stop_reason", "stop_sequence", "usage")
@@ -76,13 +77,15 @@ _decode_block = msgspec.json.Decoder(_BlockFields).decode
 class _Open:
     """A block that the provider has started and not yet stopped."""
 
-    __slots__ = ("held", "index", "kind", "late_input")
+    __slots__ = ("held", "index", "kind", "late_input", "wrapped")
 
     def __init__(self, index: int, kind: str) -> None:
         self.index = index
         self.kind = kind
         # The whole input of a tool call, given at its start: it counts only when no deltas bring it.
         self.late_input = ""
+        # The input so far of a call whose free text comes inside an object.
+        self.wrapped: list[str] | None = None
         # The fields of an opaque block whose start waits for deltas that have no canonical form.
         self.held: Fields | None = None
 
@@ -158,8 +161,11 @@ class AnswerReader:
             case "tool_use":
                 name = _text(block.name)
                 tool = self._names.get(name) or ClientTool(name)
-                use = ToolUseStart(id=_text(block.id), name=tool.name, namespace=tool.namespace)
+                use = ToolUseStart(
+                    id=_text(block.id), name=tool.name, namespace=tool.namespace, text_input=tool.is_wrapped
+                )
                 opened = self._open_block(number, "tool_use", BlockStart(tool_use=use))
+                opened.wrapped = [] if tool.is_wrapped else None
                 if bytes(block.input) not in _NO_INPUT:
                     opened.late_input = text_of(block.input)
                 self._has_tool = True
@@ -212,6 +218,9 @@ class AnswerReader:
         if not text or opened is None or opened.kind not in ("tool_use", "opaque"):
             return
         opened.late_input = ""
+        if opened.wrapped is not None:
+            opened.wrapped.append(text)
+            return
         self._release(opened)
         self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=opened.index, text=text)))
 
@@ -220,9 +229,11 @@ class AnswerReader:
         if opened is None:
             return
         self._release(opened)
-        if opened.late_input:
-            delta = ToolInputDelta(index=opened.index, text=opened.late_input)
-            self._events.append(ChatEvent(tool_input_delta=delta))
+        late = opened.late_input
+        if opened.wrapped is not None:
+            late = unwrapped_input("".join(opened.wrapped) or late)
+        if late:
+            self._events.append(ChatEvent(tool_input_delta=ToolInputDelta(index=opened.index, text=late)))
         self._events.append(ChatEvent(block_stop=BlockStop(index=opened.index)))
 
     def stop(self, delta: Fields) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import Finished
+from patchbay.dialects.anthropic._call_ids import FORBIDDEN
 from patchbay.dialects.anthropic._errors import no_tool_call
 from patchbay.dialects.anthropic._json import Object, carried, dump, load_fields, load_string
 from patchbay.dialects.anthropic._quirks import NAME
@@ -13,6 +14,7 @@ from patchbay.dialects.anthropic._tool_input import free_input, tool_input
 from patchbay.dialects.anthropic._usage import usage_object
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.fold import Answer, FoldedBlock
+from patchbay.dialects.tool_names import fitted
 from patchbay.errors import PatchbayError
 
 
@@ -53,7 +55,7 @@ def _block(block: FoldedBlock) -> object:
         case "tool_use":
             return {
                 "type": "tool_use",
-                "id": start.tool_use.id,
+                "id": fitted(start.tool_use.id, forbidden=FORBIDDEN),
                 "name": start.tool_use.name,
                 "input": free_input(block.text) if start.tool_use.text_input else tool_input(block.text)[0],
             }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from patchbay.canonical import BlockStart, ChatEvent, Error, Finished, Started, Usage
+from patchbay.dialects.anthropic._call_ids import FORBIDDEN
 from patchbay.dialects.anthropic._errors import ERRORS, cut_off, no_tool_call
 from patchbay.dialects.anthropic._json import Fields, Object, carried, dump, load_fields
 from patchbay.dialects.anthropic._quirks import NAME
@@ -17,6 +18,7 @@ from patchbay.dialects.anthropic._write_body import is_tool_use, message_body
 from patchbay.dialects.base import AnswerOptions, EventWriter
 from patchbay.dialects.fold import Answer
 from patchbay.dialects.sequencer import Sequencer, Step
+from patchbay.dialects.tool_names import fitted
 from patchbay.errors import PatchbayError
 
 _PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -151,7 +153,9 @@ class StreamWriter:
             case "redacted_thinking":
                 block = {"type": "redacted_thinking", "data": start.redacted_thinking.data}
             case "tool_use":
-                block = {"type": "tool_use", "id": start.tool_use.id, "name": start.tool_use.name, "input": {}}
+                use = start.tool_use
+                call_id = fitted(use.id, forbidden=FORBIDDEN)
+                block = {"type": "tool_use", "id": call_id, "name": use.name, "input": {}}
                 self._has_tool = True
                 self._tool_input = ToolInputWriter(is_free=start.tool_use.text_input)
             case "opaque":

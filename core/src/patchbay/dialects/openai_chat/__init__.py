@@ -1,7 +1,7 @@
 """OpenAI Chat Completions, as spoken by OpenAI and by everyone who is compatible with it."""
 
 from patchbay.dialects.base import Dialect
-from patchbay.dialects.openai_chat._errors import OpenAIChatErrors
+from patchbay.dialects.openai_chat._errors import ERRORS
 from patchbay.dialects.openai_chat._native import edit_native
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._read_events import read_events
@@ -17,7 +17,7 @@ DIALECT: Dialect[OpenAIChatQuirks] = Dialect(
     write_request=write_request,
     read_events=read_events,
     write_events=write_events,
-    errors=OpenAIChatErrors(),
+    errors=ERRORS,
     quirks=OpenAIChatQuirks(),
     edit_native=edit_native,
 )

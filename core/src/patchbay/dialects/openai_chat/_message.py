@@ -15,18 +15,23 @@ from patchbay.dialects.openai_chat._stop_reasons import write_finish_reason
 # The arguments of a call without any: clients parse them as JSON.
 NO_ARGUMENTS = "{}"
 
+# Around thinking that goes into the visible text, where a client asks for it. Markdown begins behind an empty line.
+REASONING_START = "<reasoning>"
+REASONING_END = "</reasoning>\n\n"
 
-def write_choice(number: int, blocks: Sequence[FoldedBlock], finished: Finished) -> bytes:
-    """Writes an entry of `choices`; `blocks` are those of this choice, in order."""
+
+def write_choice(number: int, blocks: Sequence[FoldedBlock], finished: Finished, *, is_xml: bool = False) -> bytes:
+    """Writes an entry of `choices`.
+
+    Args:
+        blocks: Those of this choice, in order.
+        is_xml: Whether thinking goes into the visible text, as an element, and nowhere else.
+    """
     message: Object = {"role": b'"assistant"'}
-    message["content"] = _text(blocks, "text")
+    message["content"] = _text_with_thinking(blocks) if is_xml else _text(blocks, "text")
     message["refusal"] = _text(blocks, "refusal")
-    thinking = _text(blocks, "thinking")
-    if thinking != b"null":
-        message["reasoning_content"] = thinking
-    details = _details(blocks)
-    if details:
-        message["reasoning_details"] = dump_array(details)
+    if not is_xml:
+        _add_thinking(message, blocks)
     calls = [_tool_call(block) for block in blocks if block.kind == "tool_use"]
     if calls:
         message["tool_calls"] = dump_array(calls)
@@ -54,6 +59,25 @@ def write_choice(number: int, blocks: Sequence[FoldedBlock], finished: Finished)
 def _text(blocks: Iterable[FoldedBlock], kind: str) -> bytes:
     texts = [block.text for block in blocks if block.kind == kind]
     return dump("".join(texts)) if any(texts) else b"null"
+
+
+def _text_with_thinking(blocks: Iterable[FoldedBlock]) -> bytes:
+    texts = []
+    for block in blocks:
+        if block.kind == "text":
+            texts.append(block.text)
+        elif block.kind == "thinking" and block.text:
+            texts.append(REASONING_START + block.text + REASONING_END)
+    return dump("".join(texts)) if any(texts) else b"null"
+
+
+def _add_thinking(message: Object, blocks: Sequence[FoldedBlock]) -> None:
+    thinking = _text(blocks, "thinking")
+    if thinking != b"null":
+        message["reasoning_content"] = thinking
+    details = _details(blocks)
+    if details:
+        message["reasoning_details"] = dump_array(details)
 
 
 def _details(blocks: Iterable[FoldedBlock]) -> list[bytes]:

@@ -5,14 +5,13 @@ Of the stream only the frames that may report usage, an end or an error are look
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
-from patchbay.canonical import ChatEvent, Finished, Native
+from patchbay.canonical import ChatEvent, Error, Finished, Native
 from patchbay.dialects.base import NativeEdit, ReadOptions
 from patchbay.dialects.json_text import dump, dump_object, load_object
 from patchbay.dialects.native import set_top_level
+from patchbay.dialects.native_body import BodyEnd, NativeBodyReader
 from patchbay.dialects.openai_chat._answer import cut_short, too_large
 from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
 from patchbay.dialects.openai_chat._errors import read_error
@@ -24,13 +23,6 @@ from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import InvalidRequest
 
 _DONE = b"[DONE]"
-
-# The fields of a plain error body, when they come first.
-_ERROR_BODY = re.compile(rb'\s*\[?\s*\{\s*"(?:error|code|msg|message|detail)"')
-_ERROR_BODY_PREFIX = 64
-
-# A plain answer is kept up to this size, to read its usage at the end.
-MAX_KEPT_BYTES = 8 * 1024 * 1024
 
 
 class _StreamHead(msgspec.Struct):
@@ -175,52 +167,20 @@ class NativeStreamReader:
         return [finished(choice, reason) for choice, reason in sorted(self._finish.items())]
 
 
-class NativeBodyReader:
-    """Passes a plain answer on piece by piece, and reads its usage at the end."""
+def native_body_reader() -> NativeBodyReader:
+    """A reader that passes a plain answer on."""
+    return NativeBodyReader(_read_body, lambda body: read_error(200, {}, body), cut_short, finished(0, ""))
 
-    def __init__(self) -> None:
-        # Pieces not passed on yet: until it is clear that this is no error.
-        self._held: list[bytes] | None = []
-        self._looks_wrong: bool | None = None
-        self._kept: list[bytes] = []
-        self._size = 0
-        self._closed = False
 
-    def feed(self, data: bytes) -> list[ChatEvent]:
-        self._size += len(data)
-        if self._size <= MAX_KEPT_BYTES:
-            self._kept.append(data)
-        if self._held is None:
-            return [ChatEvent(native=Native(data=data))]
-        self._held.append(data)
-        if self._looks_wrong is None and self._size >= _ERROR_BODY_PREFIX:
-            self._looks_wrong = _ERROR_BODY.match(b"".join(self._held)) is not None
-        if self._looks_wrong is None or (self._looks_wrong and self._size <= MAX_KEPT_BYTES):
-            return []
-        head = b"".join(self._held)
-        self._held = None
-        return [ChatEvent(native=Native(data=head))]
-
-    def close(self) -> list[ChatEvent]:
-        if self._closed:
-            return []
-        self._closed = True
-        held = b"".join(self._held or [])
-        passed = [ChatEvent(native=Native(data=held))] if held else []
-        if self._size > MAX_KEPT_BYTES:
-            # Too large to be read; it has been passed on all the same.
-            return [*passed, finished(0, "")]
-        body = b"".join(self._kept)
-        chunk = _decode(body)
-        if chunk is None and self._held is None:
-            return [ChatEvent(error=cut_short())]
-        if chunk is None or chunk.is_error:
-            return [ChatEvent(error=read_error(200, {}, body) if body.strip() else cut_short())]
-        usage = read_usage(bytes(chunk.usage)) if is_present(chunk.usage) else None
-        events = [] if usage is None else [ChatEvent(usage=usage)]
-        choices = chunk.choices or []
-        endings = [finished(choice.number, str(choice.finish_reason or "stop")) for choice in choices]
-        return [*events, *passed, *(endings or [finished(0, "")])]
+def _read_body(body: bytes) -> BodyEnd | Error | None:
+    chunk = _decode(body)
+    if chunk is None:
+        return None
+    if chunk.is_error:
+        return read_error(200, {}, body)
+    usage = read_usage(bytes(chunk.usage)) if is_present(chunk.usage) else None
+    endings = [finished(choice.number, str(choice.finish_reason or "stop")) for choice in chunk.choices or ()]
+    return BodyEnd([] if usage is None else [ChatEvent(usage=usage)], endings or [finished(0, "")])
 
 
 def finished(choice: int, reason: str) -> ChatEvent:

@@ -16,9 +16,11 @@ from patchbay.canonical import Block, Opaque, RedactedThinking, Thinking
 from patchbay.dialects.json_text import Object, dump, dump_object, load_object, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_fields import Fields
+from patchbay.dialects.signatures import is_openai_made
 
-# Reasoning text is signed by Anthropic only, and only Anthropic's data needs no more than itself.
+# Only Anthropic's data needs no more than itself.
 _SIGNED_FORMAT = b'"anthropic-claude-v1"'
+_OPENAI_FORMAT = b'"openai-responses-v1"'
 
 _TEXT_FIELDS = {"reasoning.text": "text", "reasoning.summary": "summary"}
 
@@ -43,7 +45,7 @@ def read_detail(raw: bytes, path: str) -> Block:
     fields.raw("index")
     written_format = fields.raw("format")
     rest: Object = {} if kind == "reasoning.text" else {"type": dump(kind)}
-    if written_format is not None and not (signature and written_format == _SIGNED_FORMAT):
+    if written_format is not None and not (signature and written_format == _format_of(signature)):
         rest["format"] = written_format
     rest.update(fields.rest())
     if rest:
@@ -82,7 +84,7 @@ def text_detail(text: str, signature: str | None, index: int, rest: Object | Non
     entry: Object = {"type": kind, name: dump(text)}
     if signature is not None:
         entry["signature"] = dump(signature)
-        entry["format"] = _SIGNED_FORMAT
+        entry["format"] = _format_of(signature)
     entry.update(rest)
     entry["index"] = dump(index)
     return dump_object(entry)
@@ -95,6 +97,11 @@ def encrypted_detail(data: str, index: int) -> bytes:
         entry = {"type": b'"reasoning.encrypted"', "data": dump(data), "format": _SIGNED_FORMAT}
     entry["index"] = dump(index)
     return dump_object(entry)
+
+
+def _format_of(signature: str) -> bytes:
+    """Whose reasoning text a signature signs: Anthropic's, or what stands beside OpenAI's encrypted reasoning."""
+    return _OPENAI_FORMAT if is_openai_made(signature) else _SIGNED_FORMAT
 
 
 def _carried(data: str) -> Object | None:

@@ -6,18 +6,16 @@ index, repeat the id or the name in every fragment, give every call the index 0,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
+from patchbay.dialects.answer_call_ids import AnswerCallIds
 from patchbay.dialects.builder import EventBuilder, is_whole_object
 from patchbay.dialects.openai_chat._chunks import Function, ToolCall, is_present
 from patchbay.dialects.openai_chat._reasoning import extra_content_data
 from patchbay.dialects.tool_names import ClientTool
-
-_ID_LENGTH = 24
 
 
 class BrokenToolCall(Exception):
@@ -89,12 +87,11 @@ class ToolCalls:
         self._builder = builder
         self._names = names
         self._calls: dict[int, _Calls] = {}
-        self._ids: set[str] = set()
-        self._answer_id = ""
+        self._ids = AnswerCallIds()
 
     def name_answer(self, answer_id: str) -> None:
         """Tells the answer's id, from which the ids of calls without one are made."""
-        self._answer_id = answer_id
+        self._ids.name_answer(answer_id)
 
     def read(self, fragment: ToolCall, *, choice: int, whole: bool) -> None:
         """Reads one entry of `tool_calls`; `whole` when it is not a fragment but all of a call.
@@ -156,20 +153,14 @@ class ToolCalls:
     def _open(self, call: _Call, choice: int) -> None:
         tool = self._names.get(call.name) or ClientTool(call.name)
         self._builder.tool_call(
-            call.key, call_id=self._unique_id(call, choice), tool=tool, choice=choice, text_input=call.text_input
+            call.key,
+            call_id=self._ids.unique(call.id, call.key, f"{choice}/{call.key}/{call.name}"),
+            tool=tool,
+            choice=choice,
+            text_input=call.text_input,
         )
         call.is_open = True
         self._builder.tool_input(call.key, "".join(call.input), choice=choice)
-
-    def _unique_id(self, call: _Call, choice: int) -> str:
-        call_id = call.id
-        if not call_id:
-            seed = f"{self._answer_id}/{choice}/{call.key}/{call.name}"
-            call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:_ID_LENGTH]
-        elif call_id in self._ids:
-            call_id = f"{call_id}_{call.key}"
-        self._ids.add(call_id)
-        return call_id
 
 
 def arguments_of(function: Function) -> str:

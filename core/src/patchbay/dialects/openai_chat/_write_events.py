@@ -56,8 +56,14 @@ class _BodyWriter:
     def _write(self, choices: list[int]) -> bytes:
         answer = self._answer
         started = answer.started
+        is_xml = self._options.reasoning_format == "xml"
         written = [
-            write_choice(number, [b for b in answer.blocks if b.start.choice == number], answer.finished[number])
+            write_choice(
+                number,
+                [block for block in answer.blocks if block.start.choice == number],
+                answer.finished[number],
+                is_xml=is_xml,
+            )
             for number in choices
         ]
         body: Object = {

@@ -13,7 +13,7 @@ from patchbay.canonical import BlockStart, ChatEvent, CitationDelta, Error, Fini
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._errors import error_frame
-from patchbay.dialects.openai_chat._message import NO_ARGUMENTS
+from patchbay.dialects.openai_chat._message import NO_ARGUMENTS, REASONING_END, REASONING_START
 from patchbay.dialects.openai_chat._own_fields import OwnFields
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, text_detail
@@ -60,6 +60,7 @@ class StreamWriter:
 
     def __init__(self, options: AnswerOptions) -> None:
         self._options = options
+        self._is_xml = options.reasoning_format == "xml"
         self._choices: dict[int, _Choice] = {}
         self._blocks: dict[int, _Block] = {}
         self._usage = Usage()
@@ -169,10 +170,10 @@ class StreamWriter:
                 choice.has_refusal = True
                 self._open(start, kind, b'{"refusal":', b"}")
             case "thinking":
-                self._open(start, kind, b'{"reasoning_content":', b"}")
+                self._open(start, kind, b'{"content":' if self._is_xml else b'{"reasoning_content":', b"}")
             case "tool_use":
                 out.append(self._start_tool(start, choice))
-            case "redacted_thinking":
+            case "redacted_thinking" if not self._is_xml:
                 entry = encrypted_detail(start.redacted_thinking.data, choice.details)
                 choice.details += 1
                 out.append(self._chunk(start.choice, dump_object({"reasoning_details": dump_array([entry])})))
@@ -215,6 +216,8 @@ class StreamWriter:
     def _thinking(self, index: int, text: str, out: list[bytes]) -> None:
         block = self._blocks.get(index)
         if block is not None and text:
+            if self._is_xml and not block.text:
+                out.append(block.before + dump(REASONING_START) + block.after)
             block.text.append(text)
             out.append(block.before + dump(text) + block.after)
 
@@ -230,7 +233,9 @@ class StreamWriter:
             return
         if block.is_bare:
             out.append(block.before + dump(NO_ARGUMENTS) + block.after)
-        if not block.signature:
+        if self._is_xml and block.text:
+            out.append(block.before + dump(REASONING_END) + block.after)
+        if self._is_xml or not block.signature:
             return
         choice = self._choices[block.choice]
         entry = text_detail("".join(block.text), "".join(block.signature), choice.details)
