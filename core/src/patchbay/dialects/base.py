@@ -28,6 +28,8 @@ class WrittenRequest:
     # Tools that the upstream knows by another name, or as another kind of tool: its name -> the client's tool. For
     # `ReadOptions.names`.
     names: Mapping[str, ClientTool] = field(default_factory=dict)
+    # Like `warnings`, of what a client sends whether or not it needs it: no reason to refuse the request.
+    notes: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
