@@ -31,6 +31,7 @@ from patchbay.dialects.base import AnswerOptions, ReadOptions
 from patchbay.dialects.sse import parse_frames
 from patchbay.errors import InvalidRequest, PatchbayError
 from patchbay.testing.dialect_pairs import DIALECTS
+from patchbay.testing.request_pairs import SIDES
 
 ANTHROPIC_STREAM = rb"""event: message_start
 data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"c","content":[],"usage":{"input_tokens":5,"cache_creation":{"ephemeral_1h_input_tokens":1}}}}
@@ -149,8 +150,45 @@ OPENAI_REQUEST = {
     "n": 2,
     "stop": ["x"],
 }
+RESPONSES_REQUEST = {
+    "model": "m",
+    "stream": True,
+    "instructions": "s",
+    "input": [
+        {"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [{"type": "custom", "name": "g"}]},
+        {"role": "developer", "content": [{"type": "input_text", "text": "d"}]},
+        {
+            "role": "user",
+            "content": [{"type": "input_image", "image_url": "u"}, {"type": "input_file", "file_id": "i"}],
+        },
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [{"type": "summary_text", "text": "h"}],
+            "encrypted_content": "S",
+        },
+        {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+        {"type": "function_call", "call_id": "t", "name": "f", "namespace": "n", "arguments": "{"},
+        {"type": "custom_tool_call", "call_id": "u", "name": "g", "input": "x"},
+        {"type": "web_search_call", "id": "ws_1", "action": {"type": "search"}},
+        {"type": "function_call_output", "call_id": "t", "output": [{"type": "input_text", "text": "r"}]},
+        {"type": "custom_tool_call_output", "call_id": "u", "output": "r"},
+        {"type": "compaction_trigger"},
+    ],
+    "tools": [
+        {"type": "namespace", "name": "n", "description": "d", "tools": [{"type": "function", "name": "f"}]},
+        {"type": "custom", "name": "f", "format": {"type": "grammar", "syntax": "lark", "definition": "g"}},
+        {"type": "function", "name": "f", "strict": True, "parameters": {"type": "object"}},
+    ],
+    "tool_choice": {"type": "function", "name": "f", "namespace": "n"},
+    "text": {"verbosity": "low", "format": {"type": "json_schema", "name": "n", "schema": {"oneOf": []}}},
+    "reasoning": {"effort": "high", "summary": "auto"},
+    "include": ["reasoning.encrypted_content"],
+    "max_output_tokens": 5,
+    "metadata": {"a": "b"},
+}
 STREAMS = {"anthropic": ANTHROPIC_STREAM, "openai_chat": OPENAI_STREAM}
-REQUESTS = {"anthropic": ANTHROPIC_REQUEST, "openai_chat": OPENAI_REQUEST}
+REQUESTS = {"anthropic": ANTHROPIC_REQUEST, "openai_chat": OPENAI_REQUEST, "openai_responses": RESPONSES_REQUEST}
 
 _PIECES = [
     b"null", b"{}", b"[]", b"1e999", b"-1", b'"', b"true", b'"x"', b"[1]", b'{"a":1}', b"\\ud800", b"\xff", b"\n\n",
@@ -191,19 +229,19 @@ def test_a_damaged_answer_ends_once(name: str, native: bool, data: st.DataObject
     assert bool(errors) != bool(finished)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("name", SIDES)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_damaged_request_is_refused_or_written(name: str, data: st.DataObject) -> None:
     """A client's mistake is never more than that: what can be read can be written, for any upstream."""
     body = data.draw(damaged(json.dumps(REQUESTS[name]).encode()))
     try:
-        chat = DIALECTS[name].read_request(body)
+        chat = SIDES[name].read(body)
     except InvalidRequest:
         return
-    for dialect in DIALECTS.values():
+    for side in SIDES.values():
         try:
-            written = dialect.write_request(chat, "claude-sonnet-4-5", dialect.quirks)
+            written = side.write(chat, "claude-sonnet-4-5", side.quirks)
         except InvalidRequest:
             continue
         assert isinstance(json.loads(written.body), dict)
