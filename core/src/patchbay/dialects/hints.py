@@ -64,9 +64,8 @@ _FIELDS: dict[str, frozenset[str]] = {
             "context_management",
             "safety_identifier",
             "user",
-            # About the client, its session and its machine; on a message about where it comes from.
+            # About the client, its session and its machine.
             "client_metadata",
-            "internal_chat_message_metadata_passthrough",
             # Whether to store the answer.
             "store",
             # Padding against eavesdroppers.
@@ -87,21 +86,28 @@ _FIELDS: dict[str, frozenset[str]] = {
             "defer_loading",
             "allowed_callers",
             "output_schema",
-            # Of items in earlier answers: what only repeats them.
+            # Of earlier answers.
+            "annotations",
+            "logprobs",
+            # How a block or a tool was written, for it to be written so again: see `openai_responses._notes`.
+            "part",
+            "instructions",
+            "additional_tools",
+        }
+    ),
+    # Of an item: what only repeats an earlier answer, and how it was written.
+    "openai_responses.item": frozenset(
+        {
             "id",
             "status",
             "phase",
             "caller",
+            "summary",
             "content",
-            "annotations",
-            "logprobs",
-            # How an item or a tool was written, for it to be written so again: see `openai_responses._notes`.
             "type",
             "role",
             "output",
-            "part",
-            "instructions",
-            "additional_tools",
+            "internal_chat_message_metadata_passthrough",
         }
     ),
 }
@@ -116,6 +122,7 @@ _DEFAULTS: dict[tuple[str, str], bytes] = {
     ("openai_responses", "background"): b"false",
     ("openai_responses", "mode"): b'"standard"',
     ("openai_responses", "async"): b"false",
+    ("openai_responses.item", "async"): b"false",
     ("openai_responses", "temperature"): b"1",
     ("openai_responses", "top_p"): b"1",
     ("openai_responses", "service_tier"): b'"auto"',
@@ -139,7 +146,8 @@ def is_hint(dialect: str, name: str, value: bytes) -> bool:
         return True
     if not value.startswith(b"{"):
         return False
-    return all(_is_hint(dialect, inner, bytes(raw)) for inner, raw in _fields_of(value).items())
+    inner_fields = f"{dialect}.{name}" if f"{dialect}.{name}" in _FIELDS else dialect
+    return all(_is_hint(inner_fields, inner, bytes(raw)) for inner, raw in _fields_of(value).items())
 
 
 def is_always_offered(dialect: str, kind: object) -> bool:
@@ -161,4 +169,4 @@ def _is_hint(dialect: str, name: str, value: bytes) -> bool:
     if value == b"null" or name in _FIELDS.get(dialect, ()):
         return True
     default = _DEFAULTS.get((dialect, name))
-    return default is not None and value.replace(b" ", b"") == default
+    return default is not None and value.replace(b" ", b"").removesuffix(b".0") == default
