@@ -66,7 +66,8 @@ def edit_native(body: bytes, model: str | None, quirks: OpenAIResponsesQuirks) -
         body = dump_object(kept | changed)
     elif changed:
         body = set_top_level(body, changed)
-    return NativeEdit(body, warnings=warnings.all())
+    fold = quirks.stream_only and fields.get("stream") != b"true"
+    return NativeEdit(body, warnings=warnings.all(), fold=fold)
 
 
 def without_reasoning(body: bytes) -> bytes:
