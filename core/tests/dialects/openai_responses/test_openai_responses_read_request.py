@@ -378,3 +378,12 @@ def test_what_is_refused(fields: dict[str, Any], parameter: str, message: str) -
 def test_what_is_no_request(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         read_request(body)
+
+
+def test_a_clients_field_is_no_note() -> None:
+    """A field that is called like one of the notes that the reader leaves for the writer."""
+    names: dict[str, Any] = dict.fromkeys(("item", "part", "instructions", "additional_tools", "namespace", "group"), 5)
+    part = {"type": "input_text", "text": "hi", **names}
+    tools = [{"type": "custom", "name": "g", **names}]
+    chat = read({"input": [{"role": "user", "content": [part]}], "tools": tools})
+    assert chat == text_format.Parse(HI + "tools { custom { name: 'g' } }", Chat())

@@ -234,6 +234,25 @@ ITEMS: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
         [call("c"), said("developer", "d"), call("c.2"), output("c", "r"), output("c.2", "r")],
         [],
     ),
+    "calls that go on beside the conversation": (
+        f"""
+        messages {{
+          role: ROLE_ASSISTANT
+          blocks {{ tool_use {{ id: 'c' name: 'f' text_input: '' }} {own('{"item":{"async":true}}')} }}
+        }}
+        {USER}
+        messages {{
+          role: ROLE_USER
+          blocks {{ tool_result {{ tool_use_id: 'c' }} {own('{"item":{"type":"custom_tool_call_output"}}')} }}
+        }}
+        """,
+        [
+            {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "", "async": True},
+            said("user", "hi"),
+            output("c", "", "custom_tool_call_output"),
+        ],
+        [],
+    ),
     "a result of what the server keeps": (
         own('{"previous_response_id":"resp_1"}')
         + """

@@ -6,7 +6,10 @@ tool that no canonical field covers, under their own names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+
+from patchbay.dialects.json_text import Object
 
 # Of the first block of an item, or of a user's message: the fields of the item that no canonical field covers.
 ITEM: Final = "item"
@@ -21,3 +24,10 @@ PLACE: Final = "at"
 # Of an opaque tool: the namespace it belongs to. Of the first tool of a namespace: the group's further fields.
 NAMESPACE: Final = "namespace"
 GROUP: Final = "group"
+
+_ALL = frozenset({ITEM, PART, INSTRUCTIONS, ADDITIONAL_TOOLS, NAMESPACE, GROUP})
+
+
+def without_notes(rest: Mapping[str, bytes]) -> Object:
+    """A client's own fields, none of which may pass for a note."""
+    return {name: value for name, value in rest.items() if name not in _ALL}

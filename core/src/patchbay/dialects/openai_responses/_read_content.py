@@ -7,7 +7,7 @@ import re
 from patchbay.canonical import Audio, Block, Document, Image, Opaque, Refusal, Source, Text
 from patchbay.dialects.json_text import load_array, object_text
 from patchbay.dialects.openai_fields import Fields, missing, wrong_type
-from patchbay.dialects.openai_responses._notes import PART
+from patchbay.dialects.openai_responses._notes import PART, without_notes
 from patchbay.dialects.openai_responses._quirks import NAME
 
 _TEXT_TYPES = ("input_text", "output_text", "text")
@@ -71,7 +71,7 @@ def _read_part(raw: bytes, path: str) -> Block:
             block = Block(opaque=Opaque(dialect=NAME, json=raw.decode()))
             block.extensions[NAME] = object_text({PART: b"true"})
             return block
-    rest = {name: value for name, value in fields.rest().items() if value != _EMPTY.get(name)}
+    rest = {name: value for name, value in without_notes(fields.rest()).items() if value != _EMPTY.get(name)}
     if rest:
         block.extensions[NAME] = object_text(rest)
     return block

@@ -117,7 +117,8 @@ class _ItemReader:
 
     def _read_additional_tools(self, fields: Fields, number: int) -> None:
         tools: list[Tool] = read_tools(fields, "tools", self._chat.namespaces)
-        note = object_text({PLACE: dump(number), **fields.rest()}).encode()
+        rest = {name: value for name, value in fields.rest().items() if name != PLACE}
+        note = object_text({PLACE: dump(number), **rest}).encode()
         for tool in tools:
             more = load_object(tool.extensions[NAME]) if NAME in tool.extensions else {}
             tool.extensions[NAME] = object_text({**more, ADDITIONAL_TOOLS: note})

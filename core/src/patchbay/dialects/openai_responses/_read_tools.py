@@ -9,7 +9,7 @@ import msgspec
 from patchbay.canonical import CustomTool, FunctionTool, Opaque, Tool, ToolChoice
 from patchbay.dialects.json_text import Object, dump, load_object, object_text
 from patchbay.dialects.openai_fields import Fields, unsupported_value, wrong_type
-from patchbay.dialects.openai_responses._notes import GROUP, NAMESPACE
+from patchbay.dialects.openai_responses._notes import GROUP, NAMESPACE, without_notes
 from patchbay.dialects.openai_responses._quirks import NAME
 
 _MODES = {
@@ -102,7 +102,7 @@ def _read_function(fields: Fields, namespace: str) -> Tool:
         function.input_schema_json = schema.decode()
     if strict is not None:
         function.strict = strict
-    return _extended(Tool(function=function), {**fields.rest(), **unset})
+    return _extended(Tool(function=function), {**without_notes(fields.rest()), **unset})
 
 
 def _read_custom(fields: Fields, namespace: str) -> Tool:
@@ -112,7 +112,7 @@ def _read_custom(fields: Fields, namespace: str) -> Tool:
         custom.description = description
     if wanted is not None:
         custom.format_json = object_text(wanted.rest())
-    return _extended(Tool(custom=custom), fields.rest())
+    return _extended(Tool(custom=custom), without_notes(fields.rest()))
 
 
 def _extended(tool: Tool, rest: Object) -> Tool:

@@ -191,17 +191,13 @@ class ItemWriter:
     def _output(self, block: Block) -> list[Block]:
         """Writes a tool's result; one without its call is returned as what the user says instead."""
         result = block.tool_result
-        is_open = self._ids.is_open(result.tool_use_id)
-        if not is_open and not self._keeps_items:
+        if not self._keeps_items and not self._ids.is_open(result.tool_use_id):
             return [Block(text=Text(text=f"Result of tool call {result.tool_use_id}:")), *result.blocks]
         rest = self._rest(block, "input.")
         call_id = self._ids.of_result(result.tool_use_id)
-        _, is_custom = self._unanswered.pop(call_id, ("", False))
-        noted = rest.pop("type", None)
-        if is_custom or (noted == b'"custom_tool_call_output"' and not is_open):
-            kind = "custom_tool_call_output"
-        else:
-            kind = "function_call_output"
+        is_custom = rest.pop("type", None) == b'"custom_tool_call_output"'
+        _, is_custom = self._unanswered.pop(call_id, ("", is_custom))
+        kind = "custom_tool_call_output" if is_custom else "function_call_output"
         as_array = rest.pop("output", None) is not None
         output = self._parts.output(result.blocks, is_error=result.is_error, as_array=as_array)
         self._add(kind, {"call_id": dump(call_id), "output": output}, rest)
