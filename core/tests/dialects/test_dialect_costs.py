@@ -11,7 +11,7 @@ import pytest
 
 from patchbay.canonical import ChatEvent
 from patchbay.dialects.base import AnswerOptions, ReadOptions
-from patchbay.testing.dialect_pairs import ANSWERS, Json
+from patchbay.testing.dialect_pairs import DIALECTS, Json
 
 # A cost that grows by the square takes 64 times as long for eight times as much.
 _TIMES, _AT_MOST = 8, 20
@@ -87,7 +87,7 @@ def long_response(count: int) -> bytes:
 
 def read(stream: bytes) -> list[ChatEvent]:
     upstream = "openai_responses" if b'"response.completed"' in stream else "openai_chat"
-    reader = ANSWERS[upstream].read_events(ReadOptions())
+    reader = DIALECTS[upstream].read_events(ReadOptions())
     events: list[ChatEvent] = []
     step = 1 if stream.startswith(b"\n") else 4096
     for at in range(0, len(stream), step):
@@ -102,7 +102,7 @@ def seconds(stream: bytes) -> float:
         gc.collect()
         started = time.process_time()
         events = read(stream)
-        for dialect in ANSWERS.values():
+        for dialect in DIALECTS.values():
             for streamed in (True, False):
                 writer = dialect.write_events(AnswerOptions(stream=streamed, model="m", fallback_id="i"))
                 for event in events:

@@ -11,7 +11,7 @@ import pytest
 from patchbay.dialects.sse import cut_frames
 from patchbay.dialects.tool_names import ClientTool
 from patchbay.testing.dialect_pairs import (
-    ANSWERS,
+    DIALECTS,
     Case,
     Json,
     answer,
@@ -24,7 +24,7 @@ from patchbay.testing.dialect_pairs import (
 )
 
 UPSTREAM = "openai_chat"
-CLIENTS = tuple(ANSWERS)
+CLIENTS = tuple(DIALECTS)
 
 
 def chunk(delta: Json | None = None, finish: str | None = None, choice: int = 0, **more: object) -> bytes:

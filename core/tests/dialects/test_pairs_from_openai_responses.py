@@ -10,10 +10,10 @@ import pytest
 
 from patchbay.dialects.sse import cut_frames
 from patchbay.dialects.tool_names import ClientTool
-from patchbay.testing.dialect_pairs import ANSWERS, Case, Json, answer, expected, seen, text, tool_call, tool_use
+from patchbay.testing.dialect_pairs import DIALECTS, Case, Json, answer, expected, seen, text, tool_call, tool_use
 
 UPSTREAM = "openai_responses"
-CLIENTS = tuple(ANSWERS)
+CLIENTS = tuple(DIALECTS)
 
 HEAD: Json = {"id": "resp_1", "object": "response", "created_at": 7, "model": "gpt", "status": "in_progress"}
 USAGE: Json = {"input_tokens": 25, "output_tokens": 9, "total_tokens": 34}

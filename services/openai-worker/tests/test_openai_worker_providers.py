@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from patchbay.canonical import ROLE_USER, Block, Chat, ChatEvent, Message, Sampling, Text
+from patchbay.canonical import ROLE_USER, Block, Chat, ChatEvent, Message, Opaque, Sampling, Text, Tool
 from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, OVERLOADED, RATE_LIMITED, TIMEOUT, UPSTREAM
 from patchbay.settings import load
 from patchbay.state.connection import connect
@@ -256,6 +256,17 @@ async def test_what_the_upstream_cannot_honour_is_a_warning_or_refused() -> None
         [event] = await chat(built, request)
         assert (event.error.code, event.error.parameter) == (INVALID_REQUEST, "top_k")
         assert served.visits == []
+
+
+async def test_tools_that_a_client_always_offers_are_no_reason_to_refuse() -> None:
+    """Codex offers OpenAI's web search with every request."""
+    search = Tool(opaque=Opaque(dialect="openai_responses", json='{"type":"web_search"}'))
+    request = ChatRequest(backend="x", model="m", chat=Chat(messages=CHAT.messages, tools=[search]))
+    async with provider(streams(*STREAM), strict_parameters=True) as (built, served):
+        events = await chat(built, request)
+        assert [event.warning.parameter for event in events if event.HasField("warning")] == ["tools"]
+        assert events[-1].HasField("finished")
+        assert len(served.visits) == 1
 
 
 async def test_a_callers_own_key_goes_upstream() -> None:

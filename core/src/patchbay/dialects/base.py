@@ -28,6 +28,8 @@ class WrittenRequest:
     # Tools that the upstream knows by another name, or as another kind of tool: its name -> the client's tool. For
     # `ReadOptions.names`.
     names: Mapping[str, ClientTool] = field(default_factory=dict)
+    # Like `warnings`, of what a client sends whether or not it needs it: no reason to refuse the request.
+    notes: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class NativeEdit:
     hide_usage: bool = False
     # What the upstream would have refused, and was left out.
     warnings: tuple[Warning, ...] = ()
+    # The client wants its answer whole and the body now asks for a stream, which the upstream alone gives.
+    fold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

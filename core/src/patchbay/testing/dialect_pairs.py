@@ -6,9 +6,9 @@ Needs the packages `anthropic` and `openai`, which the code that it tests does n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import anthropic
 import httpx2
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from patchbay.canonical import ChatEvents
 from patchbay.dialects import anthropic as anthropic_dialect
 from patchbay.dialects import openai_chat, openai_responses
-from patchbay.dialects.base import AnswerOptions, Dialect, ErrorTable, EventReader, EventWriter, ReadOptions
+from patchbay.dialects.base import AnswerOptions, Dialect, ReadOptions
 from patchbay.dialects.signatures import is_openai_made
 from patchbay.dialects.sse import parse_frames
 from patchbay.dialects.tool_names import ClientTool
@@ -28,30 +28,17 @@ from patchbay.errors import PatchbayError
 Json: TypeAlias = dict[str, Any]
 
 DIALECTS: Mapping[str, Dialect[Any]] = {
-    dialect.name: dialect for dialect in (anthropic_dialect.DIALECT, openai_chat.DIALECT)
+    dialect.name: dialect for dialect in (anthropic_dialect.DIALECT, openai_chat.DIALECT, openai_responses.DIALECT)
 }
 
 
-class Answers(NamedTuple):
-    """A dialect as far as answers go."""
-
-    read_events: Callable[[ReadOptions], EventReader]
-    write_events: Callable[[AnswerOptions], EventWriter]
-    errors: ErrorTable
-
-
-ANSWERS: Mapping[str, Answers] = {
-    name: Answers(dialect.read_events, dialect.write_events, dialect.errors) for name, dialect in DIALECTS.items()
-} | {
-    openai_responses.NAME: Answers(openai_responses.read_events, openai_responses.write_events, openai_responses.ERRORS)
-}
 _MESSAGES: Any = [{"role": "user", "content": "hi"}]
 _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def _windows(upstream: str, pieces: Iterable[bytes], names: Mapping[str, ClientTool]) -> list[ChatEvents]:
     """What the worker sends: the events of each piece of the upstream's stream, through the wire's own bytes."""
-    reader = ANSWERS[upstream].read_events(ReadOptions(names=names))
+    reader = DIALECTS[upstream].read_events(ReadOptions(names=names))
     windows = [ChatEvents(events=reader.feed(piece)) for piece in pieces]
     windows.append(ChatEvents(events=reader.close()))
     return [ChatEvents.FromString(window.SerializeToString()) for window in windows]
@@ -59,7 +46,7 @@ def _windows(upstream: str, pieces: Iterable[bytes], names: Mapping[str, ClientT
 
 def _write(client: str, windows: Iterable[ChatEvents], *, stream: bool) -> bytes:
     options = AnswerOptions(stream=stream, include_usage=True, model="asked", fallback_id="fallback", created=9)
-    writer = ANSWERS[client].write_events(options)
+    writer = DIALECTS[client].write_events(options)
     return b"".join([writer.feed(window.events) for window in windows]) + writer.close()
 
 
@@ -82,7 +69,7 @@ def _parse(client: str, body: bytes, *, stream: bool, status: int = 200) -> dict
         with messages.messages.stream(model="m", max_tokens=9, messages=_MESSAGES) as events:
             return events.get_final_message().to_dict(mode="json", warnings=False)
     sdk = openai.OpenAI(api_key="none", base_url="http://t", http_client=transport, max_retries=0)
-    if client == openai_responses.NAME:
+    if client == openai_responses.DIALECT.name:
         return _parse_response(sdk, body, stream=stream)
     completions = sdk.chat
     if not stream:
@@ -132,7 +119,7 @@ def answer(
     try:
         body, status = _write(client, windows, stream=stream), 200
     except PatchbayError as error:
-        written = ANSWERS[client].errors.write(error.error, "req_1")
+        written = DIALECTS[client].errors.write(error.error, "req_1")
         return _parse(client, written.body, stream=False, status=written.status)
     return _parse(client, body, stream=stream, status=status)
 
@@ -264,7 +251,7 @@ def seen(client: str, got: Json) -> Json:
         for part in got["content"]:
             part.pop("caller", None)
         return {name: got[name] for name in ("content", "stop_reason", "usage")}
-    if client == openai_responses.NAME:
+    if client == openai_responses.DIALECT.name:
         ids = [item.pop("id") for item in got["output"]]
         assert len(set(ids)) == len(ids)
         for item in got["output"]:

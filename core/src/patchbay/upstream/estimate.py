@@ -67,6 +67,9 @@ def _block(block: Block) -> int:
 def _tool(tool: Tool) -> int:
     if tool.WhichOneof("kind") == "opaque":
         return _text(tool.opaque.json)
+    if tool.WhichOneof("kind") == "custom":
+        custom = tool.custom
+        return _MESSAGE_TOKENS + _text(custom.name + custom.description + custom.format_json)
     function = tool.function
     return _MESSAGE_TOKENS + _text(function.name + function.description + function.input_schema_json)
 

@@ -137,7 +137,8 @@ class HttpProvider(Generic[Quirks]):
         request.chat.stream = True
         written = self._dialect.write_request(request.chat, request.model, self._profile.quirks)
         self._check_warnings(written.warnings)
-        return _Prepared(written.body, written.warnings, ReadOptions(names=written.names))
+        warnings = (*written.warnings, *written.notes)
+        return _Prepared(written.body, warnings, ReadOptions(names=written.names))
 
     def _prepare_native(self, request: ChatRequest) -> _Prepared:
         native = request.native

@@ -14,6 +14,7 @@ from patchbay.canonical import (
     CacheMark,
     Chat,
     Citation,
+    CustomTool,
     Document,
     FunctionTool,
     Image,
@@ -338,7 +339,8 @@ def test_system_messages_inside_the_conversation(role: Role.ValueType) -> None:
     assert contents(allowed, "claude-opus-4-8") == roles
     assert write(allowed, "claude-opus-4-8")[1] == {}
     assert contents(allowed) == [("user" if name == "system" else name, texts) for name, texts in roles]
-    assert list(write(allowed)[1]) == ["messages"]
+    # A developer's word is of no more weight than the user's.
+    assert list(write(allowed)[1]) == (["messages"] if role == ROLE_SYSTEM else [])
     # Not behind a user turn, or not before an assistant's.
     for messages in ([inserted, user()], [user(), inserted, user()], [user(), assistant(text("a")), inserted]):
         assert "system" not in [name for name, _ in contents(Chat(messages=messages), "claude-opus-4-8")]
@@ -616,3 +618,44 @@ def test_automatic_caching_is_asked_for_where_no_mark_is() -> None:
     marked = Chat(messages=[user(Block(text=Text(text="a"), cache=CacheMark()))])
     assert "cache_control" not in write(marked, quirks=quirks)[0]
     assert "cache_control" not in write(asking())[0]
+
+
+def test_custom_tools_and_namespaces() -> None:
+    chat = asking(
+        namespaces={"n": "Notes."},
+        tools=[
+            Tool(custom=CustomTool(name="g", namespace="n", description="d", format_json='{"type":"text"}')),
+            Tool(function=FunctionTool(name="g", namespace="n")),
+            Tool(function=FunctionTool(name="g", description="plain")),
+        ],
+        tool_choice=ToolChoice(mode=ToolChoice.MODE_TOOL, name="g", namespace="n", custom=True),
+    )
+    chat.messages.extend([assistant(Block(tool_use=ToolUse(id="t", name="g", text_input="a"))), user(result())])
+    written = DIALECT.write_request(chat, OLD, DIALECT.quirks)
+    body = json.loads(written.body)
+    wrapped, other, plain = body["tools"]
+    assert (wrapped["name"], plain["name"]) == ("n__g", "g")
+    assert wrapped["description"] == (
+        "[n: Notes.]\n\nd\n\nPass the tool's input, which is free text, as the string `input`."
+    )
+    assert wrapped["input_schema"]["required"] == ["input"]
+    assert body["tool_choice"] == {"type": "tool", "name": "n__g"}
+    assert body["messages"][1]["content"][0] == {"type": "tool_use", "id": "t", "name": "n__g", "input": {"input": "a"}}
+    assert written.names == {
+        "n__g": ClientTool("g", "n", is_wrapped=True),
+        other["name"]: ClientTool("g", "n"),
+    }
+
+
+def test_thinking_that_openai_signed_is_left_out() -> None:
+    signed = Block(thinking=Thinking(text="t", signature="gAAAAB"))
+    body, warnings = write(Chat(messages=[user(), assistant(signed, text("a")), user()]))
+    assert body["messages"][1]["content"] == [{"type": "text", "text": "a"}]
+    assert warnings == {}
+
+
+def test_a_model_that_thinks_by_itself_is_told_to_show_it() -> None:
+    for display in ("summarized", "omitted"):
+        chat = asking(reasoning=Reasoning(effort="high", display=display))
+        body, _ = write(chat, "claude-opus-5-1")
+        assert body["thinking"] == {"type": "adaptive", "display": display}

@@ -264,6 +264,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
                 },
                 {"type": "function", "function": {"name": "g"}},
                 {"type": "custom", "custom": {"name": "h"}},
+                {"type": "x", "x": {"name": "i"}},
             ],
             "tool_choice": "required",
             "parallel_tool_calls": False,
@@ -272,14 +273,39 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
             "tools { function { name: 'f' description: 'd' strict: true "
             'input_schema_json: "{\\"type\\": \\"object\\"}" } cache {} }'
             "tools { function { name: 'g' } }"
+            "tools { custom { name: 'h' } }"
             'tools { opaque { dialect: "openai_chat" '
-            'json: "{\\"type\\": \\"custom\\", \\"custom\\": {\\"name\\": \\"h\\"}}" } }'
+            'json: "{\\"type\\": \\"x\\", \\"x\\": {\\"name\\": \\"i\\"}}" } }'
             "tool_choice { mode: MODE_ANY } parallel_tool_calls: false"
         ),
     ),
     "one tool chosen": (
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         "tool_choice { mode: MODE_TOOL name: 'f' }",
+    ),
+    "a custom tool": (
+        {
+            "tools": [
+                {
+                    "type": "custom",
+                    "custom": {
+                        "name": "h",
+                        "description": "d",
+                        "format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "g"}},
+                        "x": 1,
+                    },
+                },
+                {"type": "custom", "custom": {"name": "i", "format": {"type": "text"}}},
+            ],
+            "tool_choice": {"type": "custom", "custom": {"name": "h"}},
+        },
+        (
+            "tools { custom { name: 'h' description: 'd' format_json: "
+            '"{\\"type\\":\\"grammar\\",\\"syntax\\":\\"lark\\",\\"definition\\":\\"g\\"}" } '
+            'extensions { key: "openai_chat" value: "{\\"custom\\":{\\"x\\":1}}" } }'
+            "tools { custom { name: 'i' format_json: '{\"type\":\"text\"}' } }"
+            "tool_choice { mode: MODE_TOOL name: 'h' custom: true }"
+        ),
     ),
     "some tools allowed": (
         {"tool_choice": {"type": "allowed_tools"}},

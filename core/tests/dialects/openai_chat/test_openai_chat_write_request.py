@@ -380,6 +380,13 @@ def test_messages(name: str) -> None:
     assert warned(written) == warnings
 
 
+CUSTOM_TOOL = (
+    "tools { custom { name: 'h' description: 'd' format_json: "
+    '"{\\"type\\":\\"grammar\\",\\"syntax\\":\\"lark\\",\\"definition\\":\\"g\\"}" }'
+)
+CHOICE = "tool_choice { mode: MODE_TOOL name: 'h' custom: true }"
+
+
 # Name -> (quirks, chat, body without model and messages, warnings).
 OPTIONS: dict[str, tuple[dict[str, Any], str, dict[str, Any], list[str]]] = {
     "the older limit": ({"max_tokens_field": "max_tokens"}, "sampling { max_tokens: 5 }", {"max_tokens": 5}, []),
@@ -528,10 +535,81 @@ OPTIONS: dict[str, tuple[dict[str, Any], str, dict[str, Any], list[str]]] = {
         {},
         (
             'tools { opaque { dialect: "openai_chat" '
-            'json: "{\\"type\\":\\"custom\\",\\"custom\\":{\\"name\\":\\"h\\"}}" } }'
-            'tool_choice { opaque { dialect: "openai_chat" json: "{\\"type\\":\\"custom\\"}" } }'
+            'json: "{\\"type\\":\\"x\\",\\"x\\":{\\"name\\":\\"h\\"}}" } }'
+            'tool_choice { opaque { dialect: "openai_chat" json: "{\\"type\\":\\"x\\"}" } }'
         ),
-        {"tools": [{"type": "custom", "custom": {"name": "h"}}], "tool_choice": {"type": "custom"}},
+        {"tools": [{"type": "x", "x": {"name": "h"}}], "tool_choice": {"type": "x"}},
+        [],
+    ),
+    "a custom tool": (
+        {},
+        CUSTOM_TOOL + ' extensions { key: "openai_chat" value: "{\\"custom\\":{\\"x\\":1}}" } }' + CHOICE,
+        {
+            "tools": [
+                {
+                    "type": "custom",
+                    "custom": {
+                        "name": "h",
+                        "description": "d",
+                        "format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "g"}},
+                        "x": 1,
+                    },
+                }
+            ],
+            "tool_choice": {"type": "custom", "custom": {"name": "h"}},
+        },
+        [],
+    ),
+    "a custom tool at a server that has none": (
+        {"custom_tools": False},
+        CUSTOM_TOOL + " }" + CHOICE,
+        {
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "h",
+                        "description": (
+                            "d\n\nPass the tool's input, which is free text, as the string `input`.\n\n"
+                            "The text must be of this grammar (lark):\ng"
+                        ),
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"input": {"type": "string", "description": "The tool's input."}},
+                            "required": ["input"],
+                            "additionalProperties": False,
+                        },
+                    },
+                }
+            ],
+            "tool_choice": {"type": "function", "function": {"name": "h"}},
+        },
+        [],
+    ),
+    "tools in namespaces": (
+        {},
+        (
+            "namespaces { key: 'fs' value: 'Files.' } tools { function { name: 'read' namespace: 'fs' } }"
+            "tools { function { name: 'write' description: 'w' namespace: 'fs' } } tools { function { name: 'read' } }"
+            "tool_choice { mode: MODE_TOOL name: 'read' namespace: 'fs' }"
+        ),
+        {
+            "tools": [
+                {"type": "function", "function": {"name": "fs__read", "description": "[fs: Files.]"}},
+                {"type": "function", "function": {"name": "fs__write", "description": "w"}},
+                {"type": "function", "function": {"name": "read"}},
+            ],
+            "tool_choice": {"type": "function", "function": {"name": "fs__read"}},
+        },
+        [],
+    ),
+    "tools that OpenAI's client always offers": (
+        {},
+        (
+            'tools { opaque { dialect: "openai_responses" json: "{\\"type\\":\\"web_search\\"}" } }'
+            "tools { function { name: 'f' } }"
+        ),
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
         [],
     ),
     "a cached tool": (
@@ -609,3 +687,44 @@ def test_long_ids_are_shortened_alike() -> None:
     assert (len(call_id), call_id[:31]) == (40, long[:31])
     assert body["messages"][1]["tool_call_id"] == call_id
     assert (len(body["user"]), body["user"][:55]) == (64, "u" * 55)
+
+
+def test_calls_of_custom_tools() -> None:
+    text = """
+        tools { custom { name: "g" namespace: "n" } }
+        messages {
+            role: ROLE_ASSISTANT
+            blocks { tool_use { id: "c" name: "g" namespace: "n" text_input: "a\\n\\"b" } }
+        }
+        messages { role: ROLE_ASSISTANT blocks { tool_use { id: "d" name: "g" text_input: "" } } }
+        messages { role: ROLE_ASSISTANT blocks { tool_use { id: "e" name: "g" input_json: "{}" } } }
+    """
+    native, wrapped = write(text), write(text, replace(QUIRKS, custom_tools=False))
+    calls = [message["tool_calls"][0] for message in json.loads(native.body)["messages"]]
+    assert calls[0] == {"id": "c", "type": "custom", "custom": {"name": "n__g", "input": 'a\n"b'}}
+    assert calls[1] == {"id": "d", "type": "custom", "custom": {"name": "n__g", "input": ""}}
+    assert calls[2] == {"id": "e", "type": "function", "function": {"name": "g", "arguments": "{}"}}
+    assert native.names == {"n__g": ClientTool("g", "n")}
+    calls = [message["tool_calls"][0]["function"] for message in json.loads(wrapped.body)["messages"]]
+    assert [(call["name"], json.loads(call["arguments"])) for call in calls] == [
+        ("n__g", {"input": 'a\n"b'}),
+        ("n__g", {"input": ""}),
+        ("g", {}),
+    ]
+    assert wrapped.names == {"n__g": ClientTool("g", "n", is_wrapped=True)}
+
+
+def test_what_is_told_without_refusing_the_request() -> None:
+    written = write('tools { opaque { dialect: "openai_responses" json: "{\\"type\\":\\"tool_search\\"}" } }')
+    assert written.warnings == ()
+    assert [note.message for note in written.notes] == [
+        "the tool tool_search exists at another provider only and was left out"
+    ]
+
+
+def test_reasoning_that_openai_signed_goes_to_nobody_else() -> None:
+    blocks = "".join(f"blocks {{ thinking {{ text: 't' signature: '{made}' }} }}" for made in ("gAAAAB", "EqQB"))
+    text = f"messages {{ role: ROLE_ASSISTANT {blocks} blocks {{ text {{ text: 'a' }} }} }}"
+    written = write(text, replace(QUIRKS, echo_reasoning="reasoning_details"))
+    details = json.loads(written.body)["messages"][0]["reasoning_details"]
+    assert [detail["signature"] for detail in details] == ["EqQB"]

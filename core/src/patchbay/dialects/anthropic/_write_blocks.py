@@ -10,11 +10,13 @@ from typing import TypeAlias
 import msgspec
 
 from patchbay.canonical import Block, CacheMark, Document, Image, Source, Text, ToolResult, ToolUse
-from patchbay.dialects.anthropic._call_ids import CallIds
+from patchbay.dialects.anthropic._call_ids import FORBIDDEN
 from patchbay.dialects.anthropic._json import Object, add_missing, carried, load_fields
 from patchbay.dialects.anthropic._quirks import NAME
 from patchbay.dialects.anthropic._tool_input import free_input, tool_input
+from patchbay.dialects.call_ids import CallIds
 from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.signatures import is_openai_made
 from patchbay.dialects.tool_names import ToolNames
 
 # How the base64 text of an image begins, by its type.
@@ -47,7 +49,7 @@ class BlockWriter:
     def __init__(self, warnings: Warnings, names: ToolNames) -> None:
         self._warnings = warnings
         self._names = names
-        self._ids = CallIds()
+        self._ids = CallIds(FORBIDDEN)
 
     def blocks(self, blocks: Iterable[Block]) -> list[Written]:
         """The blocks in order, without those that have no place in the API."""
@@ -80,7 +82,7 @@ class BlockWriter:
                 return self._tool_result(block.tool_result)
             case "thinking":
                 # A provider refuses thinking that it has not signed itself, and a signature cannot be made up.
-                if not block.thinking.signature:
+                if not block.thinking.signature or is_openai_made(block.thinking.signature):
                     return None
                 return {"type": "thinking", "thinking": block.thinking.text, "signature": block.thinking.signature}
             case "redacted_thinking":
@@ -140,8 +142,8 @@ class BlockWriter:
                 self._warnings.add(
                     "arguments", "the arguments of a tool call are not a JSON object; they are sent as text inside one"
                 )
-        name = self._names.fitted(use.name)
-        return {"type": "tool_use", "id": self._ids.of_call(use.id), "name": name, "input": content}
+        tool = self._names.of(use.name, use.namespace, custom=use.HasField("text_input"))
+        return {"type": "tool_use", "id": self._ids.of_call(use.id), "name": tool.name, "input": content}
 
     def _tool_result(self, result: ToolResult) -> Object:
         written: Object = {"type": "tool_result", "tool_use_id": self._ids.of_result(result.tool_use_id)}

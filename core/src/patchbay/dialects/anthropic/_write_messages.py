@@ -73,7 +73,7 @@ class MessageWriter:
             return
         extension = load_fields(self._warnings.own_extension(message.extensions)) if message.extensions else {}
         if message.role in _SYSTEM_ROLES:
-            self._write_system(_Turn("system", content, extension), following)
+            self._write_system(_Turn("system", content, extension), following, is_system=message.role == ROLE_SYSTEM)
             return
         turn = _Turn("assistant" if message.role == ROLE_ASSISTANT else "user", content, extension)
         if turn.role == "user" and turn.has_tool_result:
@@ -90,15 +90,17 @@ class MessageWriter:
         else:
             self._turns.append(turn)
 
-    def _write_system(self, turn: _Turn, following: Sequence[Message]) -> None:
+    def _write_system(self, turn: _Turn, following: Sequence[Message], *, is_system: bool) -> None:
         behind_user = bool(self._turns) and self._turns[-1].role == "user" and not self._waiting
         before_assistant = not following or following[0].role == ROLE_ASSISTANT
         if self._system_messages and behind_user and before_assistant:
             self._turns.append(turn)
             return
-        self._warnings.add(
-            "messages", "a system message inside the conversation is not supported here; it is sent as a user message"
-        )
+        if is_system:
+            self._warnings.add(
+                "messages",
+                "a system message inside the conversation is not supported here; it is sent as a user message",
+            )
         turn.role = "user"
         awaits_results = bool(following) and following[0].role == ROLE_USER and _has_result(following[0])
         if awaits_results or self._waiting:

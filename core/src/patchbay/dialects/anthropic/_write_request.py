@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from patchbay.canonical import Block, Chat, ResponseFormat, Sampling, Tool, ToolChoice
+from patchbay.canonical import Block, Chat, FunctionTool, ResponseFormat, Tool, ToolChoice
 from patchbay.dialects.anthropic._call_ids import FORBIDDEN
 from patchbay.dialects.anthropic._json import Object, add_missing, carried, dump, load_fields
 from patchbay.dialects.anthropic._output_schemas import enforceable
@@ -13,6 +13,7 @@ from patchbay.dialects.anthropic._write_blocks import Written, cache_control
 from patchbay.dialects.anthropic._write_messages import MessageWriter
 from patchbay.dialects.anthropic._write_thinking import ThinkingWriter
 from patchbay.dialects.base import WrittenRequest
+from patchbay.dialects.custom_tools import NamespaceIntro, as_function
 from patchbay.dialects.request_warnings import Warnings
 from patchbay.dialects.tool_names import ToolNames
 from patchbay.dialects.tool_schemas import as_object_schema
@@ -45,7 +46,7 @@ def write_request(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenReq
 
 def _write(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenRequest:
     warnings = Warnings(NAME)
-    names = ToolNames(_LONGEST_NAME, FORBIDDEN)
+    names = ToolNames(chat.tools, _LONGEST_NAME, FORBIDDEN)
     features = quirks.features(model)
     writer = MessageWriter(warnings, names, system_messages=features.system_messages)
     system = writer.system(chat)
@@ -63,7 +64,11 @@ def _write(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenRequest:
         body["thinking"] = thinking
     _write_output_config(body, chat, thinking_writer.effort(), features, warnings)
     _write_metadata(body, chat, warnings)
-    _warn_of_sampling(chat.sampling, warnings)
+    warnings.of_sampling(chat.sampling)
+    if chat.sampling.logprobs:
+        warnings.dropped("logprobs")
+    if chat.sampling.top_logprobs:
+        warnings.dropped("top_logprobs")
     rest = load_fields(warnings.own_extension(chat.extensions))
     if chat.reasoning.mode and not thinking:
         # What is left of a `thinking` that was dropped.
@@ -76,7 +81,7 @@ def _write(chat: Chat, model: str, quirks: AnthropicQuirks) -> WrittenRequest:
     if system:
         body["system"] = system
     body["messages"] = messages
-    return WrittenRequest(dump(body), warnings.all(), names.changed)
+    return WrittenRequest(dump(body), warnings.all(), names.changed, warnings.notes())
 
 
 def _max_tokens(chat: Chat, quirks: AnthropicQuirks) -> int:
@@ -127,24 +132,6 @@ def _write_metadata(body: Object, chat: Chat, warnings: Warnings) -> None:
             body["service_tier"] = tier
 
 
-def _warn_of_sampling(sampling: Sampling, warnings: Warnings) -> None:
-    """Warns of what the API cannot be told, unless it asks for what happens anyway."""
-    if sampling.HasField("seed"):
-        warnings.dropped("seed")
-    if sampling.logit_bias_json not in ("", "{}"):
-        warnings.dropped("logit_bias")
-    if sampling.presence_penalty:
-        warnings.dropped("presence_penalty")
-    if sampling.frequency_penalty:
-        warnings.dropped("frequency_penalty")
-    if sampling.n > 1:
-        warnings.dropped("n")
-    if sampling.logprobs:
-        warnings.dropped("logprobs")
-    if sampling.top_logprobs:
-        warnings.dropped("top_logprobs")
-
-
 def _enforceable(schema: str, parameter: str, warnings: Warnings) -> str:
     fit, dropped = enforceable(schema)
     if dropped:
@@ -154,7 +141,8 @@ def _enforceable(schema: str, parameter: str, warnings: Warnings) -> str:
 
 def _write_tools(body: Object, chat: Chat, features: ModelFeatures, warnings: Warnings, names: ToolNames) -> None:
     choice_rest = body.pop("tool_choice", None)
-    tools = [written for tool in chat.tools if (written := _tool(tool, features, warnings, names)) is not None]
+    intro = NamespaceIntro(chat.namespaces)
+    tools = [written for tool in chat.tools if (written := _tool(tool, features, warnings, names, intro)) is not None]
     choice = _tool_choice(chat, warnings, names)
     if not tools:
         if chat.tool_choice.mode in (ToolChoice.MODE_ANY, ToolChoice.MODE_TOOL):
@@ -167,16 +155,20 @@ def _write_tools(body: Object, chat: Chat, features: ModelFeatures, warnings: Wa
         body["tool_choice"] = choice
 
 
-def _tool(tool: Tool, features: ModelFeatures, warnings: Warnings, names: ToolNames) -> Written | None:
+def _tool(
+    tool: Tool, features: ModelFeatures, warnings: Warnings, names: ToolNames, intro: NamespaceIntro
+) -> Written | None:
     if tool.WhichOneof("kind") == "opaque":
         if tool.opaque.dialect == NAME:
             return carried(tool.opaque.json)
-        warnings.dropped("tools", f"of a type that only the {tool.opaque.dialect} API knows")
+        warnings.dropped_tool(tool.opaque)
         return None
-    function = tool.function
-    written: Object = {"name": names.fitted(function.name)}
-    if function.HasField("description"):
-        written["description"] = function.description
+    is_custom = tool.HasField("custom")
+    function: FunctionTool = as_function(tool.custom) if is_custom else tool.function
+    written: Object = {"name": names.of(function.name, function.namespace, custom=is_custom).name}
+    description = intro.described(function)
+    if description is not None:
+        written["description"] = description
     is_strict = function.strict and features.structured_outputs
     written["input_schema"] = _input_schema(function.input_schema_json, warnings, is_strict=is_strict)
     if function.HasField("strict") and features.structured_outputs:
@@ -207,7 +199,7 @@ def _tool_choice(chat: Chat, warnings: Warnings, names: ToolNames) -> Object:
         warnings.dropped("tool_choice", f"of a type that only the {choice.opaque.dialect} API knows")
     written: Object = {"type": _CHOICES[choice.mode]} if choice.mode in _CHOICES else {}
     if choice.mode == ToolChoice.MODE_TOOL:
-        written["name"] = names.fitted(choice.name)
+        written["name"] = names.of(choice.name, choice.namespace, custom=choice.custom).name
     if choice.mode == ToolChoice.MODE_NONE or not chat.HasField("parallel_tool_calls"):
         return written
     if not written and not chat.parallel_tool_calls:

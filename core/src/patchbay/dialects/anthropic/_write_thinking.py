@@ -124,8 +124,10 @@ class ThinkingWriter:
             return self._disabled() if self._features.thinks_by_default else {}
         if self._reasoning.HasField("budget_tokens"):
             return self._enabled(max_tokens)
-        # A model that thinks by itself needs only the effort, if anything.
-        if not self._reasoning.effort or self._features.thinks_by_default:
+        # A model that thinks by itself needs only the effort, if anything; and to be told to show it.
+        if self._features.thinks_by_default:
+            return self._adaptive(max_tokens) if self._reasoning.HasField("display") else {}
+        if not self._reasoning.effort:
             return {}
         return self._adaptive(max_tokens)
 

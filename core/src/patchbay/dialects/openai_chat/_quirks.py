@@ -51,5 +51,7 @@ class OpenAIChatQuirks:
     tool_extra_content: bool = False
     # With it, the `extra_content` of calls that other models made, as JSON; Google documents one for Gemini.
     default_extra_content: str | None = None
+    # Whether the server has custom tools, whose input is free text; else they are functions with one string.
+    custom_tools: bool = True
     # Top-level parameters the server refuses; dropped with a warning.
     unsupported: frozenset[str] = frozenset()

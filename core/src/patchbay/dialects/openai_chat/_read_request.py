@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-from patchbay.canonical import Chat, FunctionTool, Opaque, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
+from patchbay.canonical import (
+    Chat,
+    CustomTool,
+    FunctionTool,
+    Opaque,
+    Reasoning,
+    ResponseFormat,
+    Sampling,
+    Tool,
+    ToolChoice,
+)
 from patchbay.dialects.json_text import load_object, object_text
+from patchbay.dialects.openai_chat._formats import read_format
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._read_messages import read_cache_mark, read_messages
 from patchbay.dialects.openai_fields import Fields, missing, unsupported_value, wrong_type
@@ -107,7 +118,7 @@ def _string(value: bytes) -> str:
     return msgspec.json.decode(value, type=str)
 
 
-def _set(message: Sampling | FunctionTool | ResponseFormat, name: str, value: float | str | None) -> None:
+def _set(message: Sampling | FunctionTool | CustomTool | ResponseFormat, name: str, value: float | str | None) -> None:
     if value is not None:
         setattr(message, name, value)
 
@@ -195,16 +206,16 @@ def _read_tools(fields: Fields, chat: Chat) -> None:
 
 def _read_tool(raw: bytes, path: str) -> Tool:
     fields = Fields.of(raw, path)
-    if fields.required_string("type") != "function":
+    kind = fields.required_string("type")
+    if kind not in ("function", "custom"):
         return Tool(opaque=Opaque(dialect=NAME, json=raw.decode()))
-    function = fields.object("function")
-    if function is None:
-        raise missing(f"{path}.function")
-    tool = Tool(function=_read_function(function))
+    definition = fields.required(kind, fields.object(kind))
+    is_custom = kind == "custom"
+    tool = Tool(custom=_read_custom(definition)) if is_custom else Tool(function=_read_function(definition))
     mark = read_cache_mark(fields)
     if mark is not None:
         tool.cache.CopyFrom(mark)
-    fields.put_back("function", function.rest())
+    fields.put_back(kind, definition.rest())
     if rest := fields.rest():
         tool.extensions[NAME] = object_text(rest)
     return tool
@@ -222,20 +233,27 @@ def _read_function(fields: Fields) -> FunctionTool:
     return function
 
 
+def _read_custom(fields: Fields) -> CustomTool:
+    custom = CustomTool(name=fields.required_string("name"))
+    _set(custom, "description", fields.string("description"))
+    wanted = fields.object("format")
+    if wanted is not None:
+        custom.format_json = read_format(wanted)
+    return custom
+
+
 def _read_choice(raw: bytes, choice: ToolChoice) -> None:
     if raw.startswith(b'"'):
         choice.mode = _mode(_string(raw), "tool_choice")
         return
     fields = Fields.of(raw, "tool_choice")
     kind = fields.required_string("type")
-    if kind != "function":
+    if kind not in ("function", "custom"):
         choice.opaque.CopyFrom(Opaque(dialect=NAME, json=raw.decode()))
         return
-    function = fields.object("function")
-    if function is None:
-        raise missing("tool_choice.function")
+    choice.name = fields.required(kind, fields.object(kind)).required_string("name")
     choice.mode = ToolChoice.MODE_TOOL
-    choice.name = function.required_string("name")
+    choice.custom = kind == "custom"
 
 
 def _read_legacy_choice(raw: bytes, choice: ToolChoice) -> None:

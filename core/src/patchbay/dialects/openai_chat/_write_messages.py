@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Block, Chat, Message
+from patchbay.dialects.custom_tools import wrapped_input
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, extra_content_of, text_detail
 from patchbay.dialects.openai_chat._write_parts import PartWriter, cache_mark
 from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.signatures import is_openai_made
 from patchbay.dialects.tool_names import ToolNames, fitted
 
 _PARAGRAPH = "\n\n"
@@ -162,13 +164,16 @@ class MessageWriter:
     def _tool_call(self, block: Block, extra_content: bytes | None) -> bytes:
         use = block.tool_use
         fields: Object = {"id": dump(self._call_id(use.id))}
-        name = dump(self._names.fitted(use.name))
-        if use.HasField("text_input"):
+        is_text = use.HasField("text_input")
+        tool = self._names.of(use.name, use.namespace, custom=is_text)
+        name = dump(tool.name)
+        if tool.is_custom:
             fields["type"] = b'"custom"'
             fields["custom"] = dump_object({"name": name, "input": dump(use.text_input)})
         else:
             fields["type"] = b'"function"'
-            fields["function"] = dump_object({"name": name, "arguments": dump(use.input_json)})
+            arguments = wrapped_input(use.text_input) if is_text else use.input_json
+            fields["function"] = dump_object({"name": name, "arguments": dump(arguments)})
         own = load_object(self._warnings.own_extension(block.extensions, "messages.tool_calls."))
         if self._quirks.tool_extra_content and extra_content is not None:
             own.setdefault("extra_content", extra_content)
@@ -185,7 +190,9 @@ class MessageWriter:
         if field != "reasoning_details":
             text = _PARAGRAPH.join([block.thinking.text for block in thought if block.thinking.text])
             return {field: dump(text)} if text else {}
-        entries = [self._detail(block, index) for index, block in enumerate(thought)]
+        # The server may pass it on to a provider that did not sign it.
+        kept = [block for block in thought if not is_openai_made(block.thinking.signature)]
+        entries = [self._detail(block, index) for index, block in enumerate(kept)]
         return {"reasoning_details": dump_array(entries)} if entries else {}
 
     def _detail(self, block: Block, index: int) -> bytes:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from patchbay.canonical import Chat, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
+from patchbay.canonical import Chat, CustomTool, FunctionTool, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.base import WrittenRequest
+from patchbay.dialects.custom_tools import NamespaceIntro, as_function
+from patchbay.dialects.efforts import effort_of_budget, nearest_effort
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
+from patchbay.dialects.openai_chat._formats import write_format
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.openai_chat._write_messages import MessageWriter
 from patchbay.dialects.openai_chat._write_parts import cache_mark
@@ -14,13 +17,6 @@ from patchbay.dialects.request_warnings import Warnings
 from patchbay.dialects.tool_names import ToolNames, fitted
 from patchbay.dialects.tool_schemas import as_object_schema, is_closed
 from patchbay.errors import InvalidRequest
-
-# Every effort there is, weakest first.
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-
-# Thinking budgets in tokens, up to and including -> the effort that comes closest.
-_EFFORT_OF_BUDGET = ((4_096, "low"), (16_384, "medium"))
-_EFFORT_OF_LARGER_BUDGET = "high"
 
 # Anthropic's `standard_only` is what OpenAI calls `default`.
 _SERVICE_TIERS = {"standard_only": "default"}
@@ -35,12 +31,12 @@ def write_request(chat: Chat, model: str, quirks: OpenAIChatQuirks) -> WrittenRe
         InvalidRequest: When a JSON text carried in the chat is not one.
     """
     warnings = Warnings(NAME)
-    names = ToolNames(quirks.max_tool_name)
+    names = ToolNames(chat.tools, quirks.max_tool_name, custom=quirks.custom_tools)
     try:
         body = _write(chat, model, quirks, names, warnings)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f"The request carries a malformed JSON object: {error}") from error
-    return WrittenRequest(dump_object(body), warnings.all(), names.changed)
+    return WrittenRequest(dump_object(body), warnings.all(), names.changed, warnings.notes())
 
 
 def _write(chat: Chat, model: str, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warnings) -> Object:
@@ -108,7 +104,8 @@ def _sampling(sampling: Sampling, quirks: OpenAIChatQuirks, warnings: Warnings) 
 
 def _tools(chat: Chat, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warnings) -> Object:
     body: Object = {}
-    written = [text for tool in chat.tools if (text := _tool(tool, quirks, names, warnings)) is not None]
+    intro = NamespaceIntro(chat.namespaces)
+    written = [text for tool in chat.tools if (text := _tool(tool, quirks, names, intro, warnings)) is not None]
     choice = chat.tool_choice
     if not written:
         # What is said about tools is refused where there are none.
@@ -117,8 +114,10 @@ def _tools(chat: Chat, quirks: OpenAIChatQuirks, names: ToolNames, warnings: War
         return body
     body["tools"] = dump_array(written)
     if choice.mode == ToolChoice.MODE_TOOL:
-        if any(tool.function.name == choice.name for tool in chat.tools):
-            body["tool_choice"] = dump({"type": "function", "function": {"name": names.fitted(choice.name)}})
+        if names.offers(choice.name, choice.namespace, custom=choice.custom):
+            tool = names.of(choice.name, choice.namespace, custom=choice.custom)
+            kind = "custom" if tool.is_custom else "function"
+            body["tool_choice"] = dump({"type": kind, kind: {"name": tool.name}})
         else:
             warnings.dropped("tool_choice")
     elif choice.mode in _CHOICES:
@@ -133,30 +132,52 @@ def _tools(chat: Chat, quirks: OpenAIChatQuirks, names: ToolNames, warnings: War
     return body
 
 
-def _tool(tool: Tool, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warnings) -> bytes | None:
+def _tool(
+    tool: Tool, quirks: OpenAIChatQuirks, names: ToolNames, intro: NamespaceIntro, warnings: Warnings
+) -> bytes | None:
     if tool.HasField("opaque"):
         if tool.opaque.dialect == NAME:
             return tool.opaque.json.encode()
-        kind = msgspec.json.decode(tool.opaque.json)
-        label = (kind.get("type") if isinstance(kind, dict) else None) or tool.opaque.dialect
-        # A tool that its provider runs is never offered as one that the client would have to run.
-        warnings.add("tools", f"the tool {label} exists at another provider only and was left out")
+        warnings.dropped_tool(tool.opaque)
         return None
-    function: Object = {"name": dump(names.fitted(tool.function.name))}
-    if tool.function.HasField("description"):
-        function["description"] = dump(tool.function.description)
-    schema = tool.function.input_schema_json
-    if tool.function.HasField("input_schema_json"):
-        function["parameters"] = as_object_schema(schema, with_properties=True)
-    if tool.function.strict and schema and not is_closed(schema):
-        warnings.dropped("tools.strict", "needs a schema here that requires every property and allows no others")
-    elif tool.function.HasField("strict"):
-        function["strict"] = dump(tool.function.strict)
-    fields: Object = {"type": b'"function"', "function": dump_object(function)}
+    if tool.HasField("custom"):
+        told = names.of(tool.custom.name, tool.custom.namespace, custom=True)
+        if told.is_custom:
+            fields = _custom(tool.custom, told.name, intro)
+        else:
+            fields = _function(as_function(tool.custom), told.name, intro, warnings)
+    else:
+        told = names.of(tool.function.name, tool.function.namespace)
+        fields = _function(tool.function, told.name, intro, warnings)
     if tool.HasField("cache"):
         fields |= cache_mark(tool.cache, quirks)
     add_missing(fields, load_object(warnings.own_extension(tool.extensions, "tools.")))
     return dump_object(fields)
+
+
+def _custom(custom: CustomTool, name: str, intro: NamespaceIntro) -> Object:
+    fields: Object = {"name": dump(name)}
+    description = intro.described(custom)
+    if description is not None:
+        fields["description"] = dump(description)
+    if custom.HasField("format_json"):
+        fields["format"] = write_format(custom.format_json)
+    return {"type": b'"custom"', "custom": dump_object(fields)}
+
+
+def _function(tool: FunctionTool, name: str, intro: NamespaceIntro, warnings: Warnings) -> Object:
+    function: Object = {"name": dump(name)}
+    description = intro.described(tool)
+    if description is not None:
+        function["description"] = dump(description)
+    schema = tool.input_schema_json
+    if tool.HasField("input_schema_json"):
+        function["parameters"] = as_object_schema(schema, with_properties=True)
+    if tool.strict and schema and not is_closed(schema):
+        warnings.dropped("tools.strict", "needs a schema here that requires every property and allows no others")
+    elif tool.HasField("strict"):
+        function["strict"] = dump(tool.strict)
+    return {"type": b'"function"', "function": dump_object(function)}
 
 
 def _response_format(wanted: ResponseFormat) -> bytes:
@@ -190,7 +211,7 @@ def _reasoning(reasoning: Reasoning, quirks: OpenAIChatQuirks, warnings: Warning
 def _reasoning_object(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> Object:
     options: Object = {}
     if reasoning.HasField("effort"):
-        options["effort"] = dump(_nearest_effort(reasoning.effort, quirks))
+        options["effort"] = dump(nearest_effort(reasoning.effort, quirks.efforts))
     elif reasoning.HasField("budget_tokens"):
         options["max_tokens"] = dump(reasoning.budget_tokens)
     if reasoning.mode == Reasoning.MODE_DISABLED and reasoning.effort != "none":
@@ -204,26 +225,10 @@ def _reasoning_object(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> Object:
 
 def _effort(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> str | None:
     if reasoning.HasField("effort"):
-        return _nearest_effort(reasoning.effort, quirks)
+        return nearest_effort(reasoning.effort, quirks.efforts)
     if reasoning.mode == Reasoning.MODE_DISABLED:
         return quirks.disabled_effort
     if reasoning.HasField("budget_tokens"):
-        return _nearest_effort(_effort_of_budget(reasoning.budget_tokens), quirks)
+        return nearest_effort(effort_of_budget(reasoning.budget_tokens), quirks.efforts)
     # How much to think is the model's own choice where nobody says more than that it should.
     return None
-
-
-def _effort_of_budget(tokens: int) -> str:
-    for limit, effort in _EFFORT_OF_BUDGET:
-        if tokens <= limit:
-            return effort
-    return _EFFORT_OF_LARGER_BUDGET
-
-
-def _nearest_effort(effort: str, quirks: OpenAIChatQuirks) -> str:
-    if effort in quirks.efforts or effort not in _EFFORTS or not quirks.efforts:
-        return effort
-    rank = _EFFORTS.index(effort)
-    # Reasoning that was asked for is not switched off.
-    known = [name for name in quirks.efforts if name in _EFFORTS and name != "none"] or list(quirks.efforts)
-    return min(known, key=lambda name: abs(_EFFORTS.index(name) - rank) if name in _EFFORTS else len(_EFFORTS))
