@@ -16,6 +16,8 @@ from patchbay_cli.problems import CommandFailed
 
 # Beyond its drain, what a service needs to end by itself.
 _GRACE_SECONDS = 10
+# What always runs; another worker does when a backend needs it.
+_WORKERS = ("openai-worker", "claude-worker")
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,10 @@ def _require_ports(settings: Settings) -> None:
     require_free(server.host, server.metrics_port, "server.metrics_port")
     require_free(workers.host, workers.openai_port, "workers.openai_port")
     require_free(workers.host, workers.claude_port, "workers.claude_port")
+    require_free(workers.host, workers.codex_port, "workers.codex_port")
     require_free(workers.host, workers.openai_metrics_port, "workers.openai_metrics_port")
     require_free(workers.host, workers.claude_metrics_port, "workers.claude_metrics_port")
+    require_free(workers.host, workers.codex_metrics_port, "workers.codex_metrics_port")
     if standin.enabled == "true":
         require_free(standin.host, standin.port, "standin.port")
 
@@ -124,7 +128,8 @@ def _services(settings: Settings, *, state: Path, programs: Path, config: tuple[
         standin = (_program(programs, "patchbay-standin"), *address)
         services.append(Service("standin", standin, order=200, stop_seconds=_GRACE_SECONDS))
     worker_seconds = int(settings.workers.drain_seconds) + _GRACE_SECONDS
-    for name in ("openai-worker", "claude-worker"):
+    needed = {backend.worker for backend in settings.enabled_backends().values()}
+    for name in (*_WORKERS, *sorted(needed - set(_WORKERS))):
         worker = (_program(programs, f"patchbay-{name}"), *config)
         services.append(Service(name, worker, order=300, stop_seconds=worker_seconds))
     edge_seconds = int(settings.server.drain_seconds) + _GRACE_SECONDS
