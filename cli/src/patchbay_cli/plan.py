@@ -122,7 +122,8 @@ def _require_ports(settings: Settings) -> None:
 def _services(settings: Settings, *, state: Path, programs: Path, config: tuple[str, ...]) -> tuple[Service, ...]:
     services: list[Service] = []
     if settings.redis.embedded:
-        services.append(Service("valkey", _valkey(state), order=100, stop_seconds=_GRACE_SECONDS))
+        valkey = _valkey(state, keep=bool(settings.security.secrets_key))
+        services.append(Service("valkey", valkey, order=100, stop_seconds=_GRACE_SECONDS))
     if settings.standin.enabled == "true":
         address = ("--host", settings.standin.host, "--port", str(settings.standin.port), "--no-records")
         standin = (_program(programs, "patchbay-standin"), *address)
@@ -145,14 +146,14 @@ def _program(programs: Path, name: str) -> str:
     return str(program)
 
 
-def _valkey(state: Path) -> tuple[str, ...]:
-    """The embedded Valkey: on a socket of its owner's, and in memory only, since all in it is short-lived."""
+def _valkey(state: Path, *, keep: bool) -> tuple[str, ...]:
+    """The embedded Valkey, on a socket of its owner's: in memory, or also on disk where sign-ins are kept in it."""
     options = {
         "--port": "0",
         "--unixsocket": str(embedded_socket(state)),
         "--unixsocketperm": "700",
         "--save": "",
-        "--appendonly": "no",
+        "--appendonly": "yes" if keep else "no",
         "--daemonize": "no",
         "--dir": str(state),
     }

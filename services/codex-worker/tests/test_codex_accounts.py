@@ -339,6 +339,24 @@ async def test_a_sign_in_that_has_ended_is_said_and_the_others_go_on(
     assert set(await shares(pool, 12)) == {"a", "b", "c"}
 
 
+async def test_a_codex_cli_goes_on_with_a_sign_in_that_was_imported(
+    pool_of: MakePool, redis: Redis, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Its file gets what the copy in the store was renewed to, before it spends what is spent."""
+    login, own = issuer.login(), tmp_path / ".codex" / "auth.json"
+    put(own, login)
+    await CodexAccounts(redis, SEALER).save("a", login)
+    pool = pool_of()
+    account = await pool.pick("")
+    await account.headers()
+    assert await account.unauthorized()
+    await pool.look()
+    left = json.loads(own.read_bytes())["tokens"]["refresh_token"]
+    assert left == (await CodexAccounts(redis, SEALER).load("a")).refresh_token
+    assert issuer.is_good(left)
+    assert len(issuer.spent) == 1
+
+
 # -- which accounts there are -----------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ _SAVE_SECONDS = 10.0
 
 def redirect_uri(port: int = CALLBACK_PORTS[0]) -> str:
     """The address that the issuer sends a browser back to."""
-    return f"http://localhost:{port}{CALLBACK_PATH}"
+    return f"http://127.0.0.1:{port}{CALLBACK_PATH}"
 
 
 def account_name(login: Login) -> str:

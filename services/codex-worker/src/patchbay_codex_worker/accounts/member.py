@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+
+import structlog
 
 from patchbay.codex.login import Login, Place, SignInMissing
 from patchbay.codex.oauth import RefreshReason
@@ -13,6 +16,9 @@ from patchbay.state.connection import RedisUnavailable
 from patchbay_codex_worker.accounts.renewal import SIGN_IN, RenewalFailed, Renewer
 from patchbay_proto.v1.provider_pb2 import AccountStatus, QuotaWindow
 
+log = structlog.get_logger(__name__)
+
+_PAST = 8
 # A token that is still good is used when its renewal takes longer.
 _PATIENCE_SECONDS = 3.0
 # A token that was renewed so short a time ago and is refused all the same is not helped by renewing it.
@@ -34,6 +40,8 @@ class Member:
         self.login: Login | None = None
         # Why it cannot be used; empty: it can.
         self.trouble = ""
+        # The fingerprints of what was renewed.
+        self.past: deque[str] = deque(maxlen=_PAST)
         self.quota: Quota | None = None
         self.cooling: Cooling | None = None
         # For the choice among all: see `AccountPool`.
@@ -64,6 +72,8 @@ class Member:
     def take(self, login: Login) -> None:
         """Notes its sign-in; another one than before is given a chance."""
         if self.login is None or self.login.fingerprint != login.fingerprint:
+            if self.login is not None:
+                self.past.append(self.login.fingerprint)
             self.login, self.trouble = login, ""
 
     async def load(self) -> None:
@@ -75,6 +85,13 @@ class Member:
         except RedisUnavailable as error:
             if self.login is None:
                 self.trouble = f"the sign-in of `{self.name}` is kept in Redis, which is away ({error})"
+
+    async def catch_up(self) -> None:
+        """Takes what its sign-in has become elsewhere, where another copy of it was renewed."""
+        try:
+            await self._renewed(self._signed_in(), "proactive_expiry")
+        except PatchbayError as error:
+            log.warning("codex_copy_not_renewed", account=self.name, error=error.error.message)
 
     async def current(self) -> Login:
         """Its sign-in, renewed when that is due.

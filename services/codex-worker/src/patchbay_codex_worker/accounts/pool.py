@@ -120,7 +120,16 @@ class AccountPool:
             ):
                 self._asked_at[member.name] = self._clock()
                 await self._ask_usage(member)
+        await self._share()
         self._gauge()
+
+    async def _share(self) -> None:
+        """Every copy of a sign-in that was renewed gets the new one soon: a Codex CLI may live from one of them."""
+        members = list(self._members.values())
+        for member in members:
+            known = member.login.fingerprint if member.login is not None and member.usable else ""
+            if any(known in other.past for other in members if other is not member):
+                await member.catch_up()
 
     async def _ask_usage(self, member: Member) -> None:
         try:
