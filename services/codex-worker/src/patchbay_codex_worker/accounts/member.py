@@ -134,14 +134,15 @@ class Member:
         except SignInMissing as error:
             self.trouble = str(error)
         except RenewalFailed as error:
-            raise PatchbayError(make_error(UNAVAILABLE, str(error), retry_after=error.retry_after)) from error
+            message = "the token of this backend's ChatGPT account cannot be renewed now"
+            raise PatchbayError(make_error(UNAVAILABLE, message, retry_after=error.retry_after)) from error
         return self._signed_in()
 
     def _signed_in(self) -> Login:
         if self.login is None or self.trouble:
-            raise PatchbayError(
-                make_error(AUTHENTICATION, self.trouble or f"`{self.name}` is not signed in: {SIGN_IN}")
-            )
+            # Its name may be a mail address, which is not for every client to see.
+            message = f"the sign-in of this backend's ChatGPT account has ended: {SIGN_IN}"
+            raise PatchbayError(make_error(AUTHENTICATION, message))
         return self.login
 
     def status(self) -> AccountStatus:

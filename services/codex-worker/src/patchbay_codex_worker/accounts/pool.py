@@ -168,7 +168,7 @@ class AccountPool:
             elif self._store is not None:
                 found[account] = (self._store.place(account), None)
             else:
-                self._trouble = f"accounts: `{account}`: {NO_SECRETS_KEY}"
+                self._trouble = f"accounts: {NO_SECRETS_KEY}"
         if self._config.accounts:
             return found
         if self._store is not None:
@@ -218,10 +218,11 @@ class AccountPool:
 
     @property
     def detail(self) -> str:
-        """What is missing and how to mend it; empty: nothing."""
-        words = [self._trouble, *(member.trouble for member in self._members.values())]
-        said = "; ".join(dict.fromkeys(word for word in words if word))
-        return said or ("" if self.signed_in else f"not signed in: {SIGN_IN}")
+        """What is missing and how to mend it, for everybody to read, so that it names no account; empty: nothing."""
+        words = [self._trouble] if self._trouble else []
+        if troubled := sum(1 for member in self._members.values() if not member.usable):
+            words.append(f"{troubled} of {len(self._members)} accounts cannot be used: {SIGN_IN}")
+        return "; ".join(words) or ("" if self.signed_in else f"not signed in: {SIGN_IN}")
 
     def statuses(self) -> list[AccountStatus]:
         return [member.status() for member in self._members.values()]
