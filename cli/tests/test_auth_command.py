@@ -19,13 +19,18 @@ from issuers import Issuer
 from typer.testing import CliRunner
 
 from patchbay.codex.login import Login
+from patchbay.codex.oauth import Issuer as IssuerClient
+from patchbay.codex.oauth import SignInRefused
+from patchbay.settings import Codex
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.codex_limits import CodexLimits, Cooling, Quota, Window
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
+from patchbay.testing.eventually import eventually
 from patchbay.testing.ports import free_port
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_cli.auth import app
+from patchbay_cli.codex_login import with_browser
 from patchbay_cli.problems import CommandFailed
 
 KEY = "00" * 32
@@ -181,24 +186,32 @@ def test_signs_in_with_a_code_into_the_clis_file_where_nothing_can_be_sealed(pla
     assert place.stored() == {}
 
 
-def test_a_sign_in_that_is_refused_is_said(place: Place) -> None:
-    port = free_port()
-    process = place.start("login", "codex", f"--port={port}")
-    state = parse_qs(urlsplit(url_in(process)).query)["state"][0]
-    refusal = {"error": "access_denied", "error_description": "not \x1b[2J you", "state": state}
-    assert "refused" in httpx.get(f"http://127.0.0.1:{port}/auth/callback", params=refusal).text
-    said, _ = process.communicate(timeout=30)
-    assert (process.returncode, "the sign-in was refused (access_denied: not \\x1b[2J you)" in said) == (1, True)
-
-
-def test_a_code_that_is_not_taken_is_said(place: Place) -> None:
-    port = free_port()
-    process = place.start("login", "codex", f"--port={port}")
-    state = parse_qs(urlsplit(url_in(process)).query)["state"][0]
-    httpx.get(f"http://127.0.0.1:{port}/auth/callback", params={"code": "made-up", "state": state})
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "patchbay: the sign-in failed: the issuer answers 400 invalid_grant: the code is wrong\n" in said
+@pytest.mark.parametrize(
+    ("query", "page", "error", "said"),
+    [
+        (
+            {"error": "access_denied", "error_description": "not \x1b[2J you"},
+            "The sign-in was refused.",
+            CommandFailed,
+            "the sign-in was refused (access_denied: not \\x1b[2J you)",
+        ),
+        ({}, "The sign-in was refused.", CommandFailed, "the sign-in was refused (no code)"),
+        ({"code": "x"}, "You are signed in.", SignInRefused, "the issuer answers 400 invalid_grant: the code is wrong"),
+    ],
+)
+async def test_a_sign_in_that_is_refused_is_said(
+    issuer: Issuer, query: dict[str, str], page: str, error: type[Exception], said: str
+) -> None:
+    pages: list[str] = []
+    client = IssuerClient(Codex(Path("/nowhere"), issuer.url, "", ""))
+    waits = asyncio.ensure_future(with_browser(client, lambda _: None, pages.append, ports=(free_port(),)))
+    await eventually(lambda: pages)
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(pages[0]).query).items()}
+    async with httpx.AsyncClient() as browser:
+        answer = await browser.get(asked["redirect_uri"], params={**query, "state": asked["state"]})
+    assert page in answer.text
+    with pytest.raises(error, match=re.escape(said)):
+        await waits
 
 
 def test_takes_a_sign_in_of_the_cli(place: Place) -> None:

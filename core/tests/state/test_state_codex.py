@@ -233,19 +233,6 @@ async def test_a_session_stays_with_its_account_for_an_hour(redis: Redis) -> Non
     assert 3_590 <= await redis.ttl(key) <= 3_600
 
 
-async def test_a_cluster_takes_all_of_it(cluster: ValkeyProcess, connected: object) -> None:
-    client = connected(cluster.url.replace("redis://", "redis+cluster://"))  # type: ignore[operator]
-    accounts, renewals, limits = CodexAccounts(client, SEALER), CodexRenewals(client, SEALER), CodexLimits(client)
-    await accounts.save("a", ONE)
-    assert await accounts.all() == {"a": ONE}
-    assert await renewals.claim(ONE, "w") == Got()
-    assert await renewals.done(ONE, "w", TWO) == TWO
-    await limits.cool("a", Cooling(1.0))
-    assert (await limits.read()).cooling == {"a": Cooling(1.0)}
-    await limits.note_session("b", "s", "a")
-    assert await limits.session_account("b", "s") == "a"
-
-
 async def test_a_silent_redis_is_not_waited_for(redis: Redis, valkey: ValkeyProcess) -> None:
     accounts = CodexAccounts(redis, SEALER, timeout=0.1)
     renewals, limits = CodexRenewals(redis, SEALER, timeout=0.1), CodexLimits(redis, timeout=0.1)

@@ -16,11 +16,12 @@ from redis.asyncio import Redis
 
 from patchbay.codex.login import Login
 from patchbay.errors import AUTHENTICATION, QUOTA_EXCEEDED, UNAVAILABLE, PatchbayError, make_error
-from patchbay.settings import load
+from patchbay.settings import Timeouts, load
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
 from patchbay.testing.valkey import ValkeyProcess
+from patchbay.upstream.http import HttpUpstream
 from patchbay.worker.runtime import Shared
 from patchbay_codex_worker.accounts import Account, AccountPool, make_pool
 
@@ -64,7 +65,10 @@ async def pool_of(valkey: ValkeyProcess, issuer: Issuer, tmp_path: Path, clock: 
             client = connect(redis_url or valkey.url)
             stack.push_async_callback(client.aclose)
             shared = Shared(redis=client, worker_id=f"w{id(client)}")
-            pool, _ = make_pool(settings.enabled_backends()["codex"], settings, shared, clock=clock)
+            http = HttpUpstream(issuer.url, Timeouts())
+            stack.push_async_callback(http.aclose)
+            made = settings.enabled_backends()["codex"]
+            pool, _ = make_pool(made, settings, shared, upstream=http, clock=clock)
             stack.push_async_callback(pool.aclose)
             return pool
 

@@ -12,11 +12,12 @@ from issuers import Issuer
 from redis.asyncio import Redis
 
 from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, UNAVAILABLE, UPSTREAM, PatchbayError
-from patchbay.settings import load
+from patchbay.settings import Timeouts, load
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
 from patchbay.testing.valkey import ValkeyProcess
+from patchbay.upstream.http import HttpUpstream
 from patchbay.worker.runtime import Shared
 from patchbay_codex_worker.accounts import AccountPool, CodexSignIn, make_pool
 
@@ -40,7 +41,9 @@ async def made(valkey: ValkeyProcess, issuer: Issuer, tmp_path: Path) -> AsyncIt
             client = connect(redis_url or valkey.url)
             stack.push_async_callback(client.aclose)
             shared = Shared(redis=client, worker_id="codex-worker-1")
-            pool, sign_in = make_pool(settings.enabled_backends()["codex"], settings, shared)
+            http = HttpUpstream(issuer.url, Timeouts())
+            stack.push_async_callback(http.aclose)
+            pool, sign_in = make_pool(settings.enabled_backends()["codex"], settings, shared, upstream=http)
             stack.push_async_callback(pool.aclose)
             return pool, sign_in
 

@@ -30,14 +30,14 @@ def make_pool(
     settings: Settings,
     shared: Shared,
     *,
-    upstream: HttpUpstream | None = None,
+    upstream: HttpUpstream,
     claim_seconds: float = _CLAIM_SECONDS,
     clock: Callable[[], float] = time.time,
 ) -> tuple[AccountPool, CodexSignIn]:
     """The accounts of a backend of kind `codex`, and the way to sign in to it.
 
     Args:
-        upstream: Where usage is asked for; left out: one of its own.
+        upstream: The backend, where usage is asked for.
         claim_seconds: See `CodexRenewals`.
         clock: Gives Unix seconds.
     """
@@ -47,10 +47,9 @@ def make_pool(
     store = CodexAccounts(shared.redis, sealer, timeout=timeout) if sealer is not None else None
     renewals = CodexRenewals(shared.redis, sealer, timeout=timeout, claim_seconds=claim_seconds)
     issuer = Issuer(backend.codex, clock=clock)
-    asked = upstream or HttpUpstream(backend.base_url, backend.timeouts)
 
     async def usage(headers: Mapping[str, str]) -> Usage | None:
-        return await quota.ask(asked, headers, clock())
+        return await quota.ask(upstream, headers, clock())
 
     pool = AccountPool(
         backend,

@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.1
 _ALONE_RETRY_SECONDS = 5.0
-_KEEP_SECONDS = 1.0
+_KEEP_SECONDS = 0.3
 
 SIGN_IN = "sign in with `patchbay auth login codex`"
 
