@@ -26,7 +26,8 @@ from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.codex_limits import CodexLimits, Cooling, Quota, Window
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
-from patchbay.testing.eventually import eventually
+from patchbay.testing.cluster import ServiceProcess
+from patchbay.testing.eventually import eventually, wait_until
 from patchbay.testing.ports import free_port
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_cli.auth import app
@@ -282,6 +283,26 @@ def test_what_is_missing_is_in_the_table(place: Place, config: dict[str, str], s
     place.configure(**config)
     code, table = place.run("status")
     assert (code, said in table) == (1, True)
+
+
+def test_the_table_of_a_running_system(place: Place, tmp_path: Path) -> None:
+    """An edge without workers, so that its words are all that is shown, and this machine's file is not."""
+    put(place.auth_file, place.issuer.login())
+    place.configure(openai={"api_key": "sk-made-up"})
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    log = tmp_path / "log"
+    edge = ServiceProcess("edge", config=tmp_path / "patchbay.yaml", environ=environ, log=log, port=free_port())
+    try:
+        wait_until(lambda: edge.alive and "Uvicorn running" in edge.output(), what="the edge serves", log=edge.output)
+        code, said = place.run("status", "--url", edge.url)
+    finally:
+        edge.kill()
+    rows = [re.split(r" {2,}", line.strip()) for line in said.splitlines()[1:]]
+    assert code == 1
+    assert rows == [
+        ["codex", "codex", "no", "no live worker says whether it is signed in"],
+        ["openai", "openai", "yes"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from issuers import Issuer
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from patchbay.codex.login import Login
@@ -468,6 +469,28 @@ async def test_the_provider_is_asked_how_much_is_used(
     clock.now += 2
     await other.look()
     assert _status(other, "b").cooling_until == 0
+
+
+async def test_what_is_left_is_measured(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer, clock: Clock, redis: Redis
+) -> None:
+    issuer.usage = {"acc-a": page(30), "acc-b": page(100, reached=True, resets_at=clock.now + 5_000)}
+    pool = pool_of()
+    await pool.look()
+
+    def measured(name: str, account: str, **more: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"backend": "codex", "account": account, **more})
+
+    assert measured("patchbay_codex_used_percent", "a", window="primary") == 30
+    assert measured("patchbay_codex_cooling_seconds", "a") == 0
+    assert round(measured("patchbay_codex_cooling_seconds", "b") or 0) == 5_000
+    assert measured("patchbay_codex_signed_in", "c") == 1
+    await CodexAccounts(redis, SEALER).forget("a")
+    clock.now += 6
+    await pool.look()
+    assert measured("patchbay_codex_used_percent", "a", window="primary") is None
+    assert measured("patchbay_codex_signed_in", "a") is None
+    assert measured("patchbay_codex_signed_in", "b") == 1
 
 
 @pytest.mark.parametrize("answer", [{}, {"rate_limit": []}, {"rate_limit": {"primary_window": {"used_percent": "x"}}}])

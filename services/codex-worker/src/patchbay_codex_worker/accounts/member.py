@@ -48,6 +48,9 @@ class Member:
         self.turn = 0.0
         self._renewer = renewer
         self._clock = clock
+        # The sign-in whose renewal requests have waited for, and until when they do, on the loop's clock.
+        self._waited_for = ""
+        self._wait_until = 0.0
 
     @property
     def key(self) -> str:
@@ -104,9 +107,12 @@ class Member:
             return login
         if login.expires_at <= self._clock():
             return await self._renewed(login, "proactive_expiry")
-        # It is good for some minutes: whatever goes wrong now is no reason to fail.
+        # It is good for some minutes: whatever goes wrong now is no reason to fail, nor to wait for long.
         task = self._renewer.start(self.place, login, "proactive_expiry")
-        await asyncio.wait((task,), timeout=_PATIENCE_SECONDS)
+        now = asyncio.get_running_loop().time()
+        if self._waited_for != login.fingerprint:
+            self._waited_for, self._wait_until = login.fingerprint, now + _PATIENCE_SECONDS
+        await asyncio.wait((task,), timeout=max(0.0, self._wait_until - now))
         if task.done() and not task.cancelled() and task.exception() is None:
             self.take(task.result())
         return self._signed_in()

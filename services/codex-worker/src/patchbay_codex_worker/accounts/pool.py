@@ -75,6 +75,8 @@ class AccountPool:
         self._sessions: OrderedDict[str, str] = OrderedDict()
         self._unsaid: dict[str, Quota] = {}
         self._asked_at: dict[str, float] = {}
+        # The labels that gauges have.
+        self._shown: set[tuple[str, str]] = set()
         self._watching: asyncio.Task[None] | None = None
 
     # -- what goes on beside the requests ------------------------------------------------------------------------------
@@ -202,6 +204,13 @@ class AccountPool:
             member.cooling = known.cooling.get(member.key)
 
     def _gauge(self) -> None:
+        shown = {(self.name, name) for name in self._members}
+        for labels in self._shown - shown:
+            for gauge in (metrics.CODEX_SIGNED_IN, metrics.CODEX_COOLING):
+                gauge.remove(*labels)
+            for name in quotas.WINDOWS:
+                metrics.CODEX_USED_PERCENT.remove(*labels, name)
+        self._shown = shown
         for member in self._members.values():
             labels = (self.name, member.name)
             metrics.CODEX_SIGNED_IN.labels(*labels).set(member.usable)

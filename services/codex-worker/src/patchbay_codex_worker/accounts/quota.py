@@ -13,7 +13,7 @@ from patchbay.state.codex_limits import Cooling, Quota, Window
 from patchbay.upstream.transport import Upstream, read_all
 
 USAGE_PATH = "/wham/usage"
-_NAMES = ("primary", "secondary")
+WINDOWS = ("primary", "secondary")
 _MAX_BYTES = 1024 * 1024
 # The end of the year 9999: a time beyond it is none.
 _LATEST = 253_402_300_799.0
@@ -54,7 +54,7 @@ class Usage:
 def from_headers(headers: Mapping[str, str], before: Quota | None, now: float) -> Quota | None:
     """The quota that an answer's headers tell (names in lower case); None: they tell nothing."""
     windows = []
-    for name in _NAMES:
+    for name in WINDOWS:
         used = _number(headers.get(f"x-codex-{name}-used-percent"))
         if used is None:
             continue
@@ -88,7 +88,7 @@ async def ask(upstream: Upstream, headers: Mapping[str, str], now: float) -> Usa
             int((_sound(window.limit_window_seconds) or 0) // 60),
             _sound(window.reset_at) or (now + window.reset_after_seconds if window.reset_after_seconds > 0 else 0.0),
         )
-        for name, window in zip(_NAMES, (limit.primary_window, limit.secondary_window), strict=True)
+        for name, window in zip(WINDOWS, (limit.primary_window, limit.secondary_window), strict=True)
         if window is not None
     ]
     quota = Quota(tuple(windows), now, page.plan_type or "")
