@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-SCALED = ("edge", "openai-worker", "claude-worker")
+SCALED = ("edge", "openai-worker", "claude-worker", "codex-worker")
 
 
 def environment(service, **variables):

@@ -149,6 +149,33 @@ def test_status_and_down(machine):
     assert machine.left() == []
 
 
+def test_what_is_in_the_embedded_valkey_is_kept_where_sign_ins_are(machine):
+    def valkey(*words):
+        socket_path = str(machine.directory / ".patchbay/valkey.sock")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(socket_path)
+            connection.sendall(" ".join(words).encode() + b"\r\n")
+            return connection.recv(100)
+
+    for expected in (b"+OK", b"$4\r\nkept"):
+        process = machine.up(f"--security.secrets_key={'00' * 32}")
+        assert valkey(*(("SET", "pb:x", "kept") if expected == b"+OK" else ("GET", "pb:x"))).startswith(expected)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_a_worker_that_only_some_need_starts_where_it_is_needed(machine):
+    machine.install("patchbay-codex-worker", stop="child.kill()")
+    backend = '{"kind": "codex", "credentials": "signed_in"}'
+    process = machine.up(f"--backends.codex={backend}", "--backends.default_backend=codex")
+    assert re.search(r"^ *codex-worker ", machine.said(), re.MULTILINE)
+    assert "uses the operator's own sign-in" in machine.said()
+    machine.pid_of("patchbay-codex-worker")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert machine.left() == []
+
+
 def test_secrets_are_in_no_file_and_no_command_line(machine):
     process = machine.up(f"--security.api_keys={KEY}-flag", OPENAI_API_KEY=f"{KEY}-variable")
     said = machine.said()

@@ -16,6 +16,8 @@ from patchbay_cli.problems import CommandFailed
 
 # Beyond its drain, what a service needs to end by itself.
 _GRACE_SECONDS = 10
+# What always runs; another worker does when a backend needs it.
+_WORKERS = ("openai-worker", "claude-worker")
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,10 @@ def _require_ports(settings: Settings) -> None:
     require_free(server.host, server.metrics_port, "server.metrics_port")
     require_free(workers.host, workers.openai_port, "workers.openai_port")
     require_free(workers.host, workers.claude_port, "workers.claude_port")
+    require_free(workers.host, workers.codex_port, "workers.codex_port")
     require_free(workers.host, workers.openai_metrics_port, "workers.openai_metrics_port")
     require_free(workers.host, workers.claude_metrics_port, "workers.claude_metrics_port")
+    require_free(workers.host, workers.codex_metrics_port, "workers.codex_metrics_port")
     if standin.enabled == "true":
         require_free(standin.host, standin.port, "standin.port")
 
@@ -118,13 +122,15 @@ def _require_ports(settings: Settings) -> None:
 def _services(settings: Settings, *, state: Path, programs: Path, config: tuple[str, ...]) -> tuple[Service, ...]:
     services: list[Service] = []
     if settings.redis.embedded:
-        services.append(Service("valkey", _valkey(state), order=100, stop_seconds=_GRACE_SECONDS))
+        valkey = _valkey(state, keep=bool(settings.security.secrets_key))
+        services.append(Service("valkey", valkey, order=100, stop_seconds=_GRACE_SECONDS))
     if settings.standin.enabled == "true":
         address = ("--host", settings.standin.host, "--port", str(settings.standin.port), "--no-records")
         standin = (_program(programs, "patchbay-standin"), *address)
         services.append(Service("standin", standin, order=200, stop_seconds=_GRACE_SECONDS))
     worker_seconds = int(settings.workers.drain_seconds) + _GRACE_SECONDS
-    for name in ("openai-worker", "claude-worker"):
+    needed = {backend.worker for backend in settings.enabled_backends().values()}
+    for name in (*_WORKERS, *sorted(needed - set(_WORKERS))):
         worker = (_program(programs, f"patchbay-{name}"), *config)
         services.append(Service(name, worker, order=300, stop_seconds=worker_seconds))
     edge_seconds = int(settings.server.drain_seconds) + _GRACE_SECONDS
@@ -140,14 +146,14 @@ def _program(programs: Path, name: str) -> str:
     return str(program)
 
 
-def _valkey(state: Path) -> tuple[str, ...]:
-    """The embedded Valkey: on a socket of its owner's, and in memory only, since all in it is short-lived."""
+def _valkey(state: Path, *, keep: bool) -> tuple[str, ...]:
+    """The embedded Valkey, on a socket of its owner's: in memory, or also on disk where sign-ins are kept in it."""
     options = {
         "--port": "0",
         "--unixsocket": str(embedded_socket(state)),
         "--unixsocketperm": "700",
         "--save": "",
-        "--appendonly": "no",
+        "--appendonly": "yes" if keep else "no",
         "--daemonize": "no",
         "--dir": str(state),
     }

@@ -21,6 +21,8 @@ _MODELS = {
     "gemini": "gemini-2.5-flash",
     "openrouter": "openai/gpt-5",
     "codebuddy": "gpt-5.5",
+    "codex": "gpt-5.5",
+    "openai-responses": "gpt-5",
 }
 _STANDIN_MODELS = {"standin-openai": "gpt-5", "standin-anthropic": "claude-sonnet-4-5"}
 

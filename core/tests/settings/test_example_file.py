@@ -27,7 +27,8 @@ def uncommented(tmp_path_factory):
     (directory / "ci-key").write_text("made-up-ci")
     text = re.sub(r"^#(?=\S)|^#(?= {2,}\S)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     path = directory / "patchbay.yaml"
-    path.write_text(text.replace("/run/secrets/ci-key", str(directory / "ci-key")))
+    (directory / "patchbay-key").write_text("00" * 32)
+    path.write_text(text.replace("/run/secrets/", f"{directory}/"))
     return path
 
 
@@ -57,7 +58,15 @@ def test_it_loads_and_shows_the_defaults(uncommented):
     example, defaults = load(["--config", str(uncommented)], ENVIRON), Settings()
     for section in ("server", "redis", "limits", "workers", "standin", "telemetry"):
         assert getattr(example, section) == getattr(defaults, section)
-    assert list(example.enabled_backends()) == ["openai", "anthropic", "claude-cli", "coder", "ollama"]
+    assert list(example.enabled_backends()) == [
+        "openai",
+        "anthropic",
+        "claude-cli",
+        "coder",
+        "codex",
+        "responses",
+        "ollama",
+    ]
     openai, plain = example.enabled_backends()["openai"], load([], ENVIRON).enabled_backends()["openai"]
     assert (openai.base_url, openai.timeouts) == (plain.base_url, plain.timeouts)
     assert example.enabled_backends()["claude-cli"].claude_cli.pool == Pool()

@@ -167,6 +167,9 @@ ERRORS = {
     "routes: [{backend: openai, fallbacks: [mine/m]}]": "routes.0.fallbacks.0: there is no backend mine",
     "routes: [{match: x}]": "routes.0.backend: is missing",
     "routes: [{prefix: sdk, backend: openai}]": "routes.0.prefix: must start with /",
+    "security: {secrets_key: [short]}": "security.secrets_key: each key is 32 bytes in hex or base64, or a",
+    "backends: {openai: {reasoning_format: tags}}": "backends.openai.reasoning_format: input should be 'field' or",
+    "routes: [{backend: openai, reasoning_format: tags}]": "routes.0.reasoning_format: input should be 'field' or",
     "workers: {heartbeat_ttl_seconds: 0.5}": "heartbeat_ttl_seconds must be more than heartbeat_seconds",
 }  # fmt: skip
 
@@ -218,20 +221,32 @@ def test_help_names_every_flag(capsys):
 
 def test_secrets_are_never_shown(written, tmp_path):
     (tmp_path / "secret").write_text("from-a-file\n")
+    (tmp_path / "secrets-key").write_text("another, from a file\n")
     settings = written(
         "backends:\n"
         "  openai: {api_key: 'env:MY_KEY', headers: {x-team: plain-header}}\n"
         "  anthropic: {api_key: 'file:secret'}\n"
         "redis: {url: 'redis://:plain-password@h'}\n"
-        "security: {api_keys: [plain-key, {key: other-key, id: ci}]}",
+        "security: {api_keys: [plain-key, {key: other-key, id: ci}]}\n"
+        "security.secrets_key: [file:secrets-key, plain passphrase]",
         environ={"MY_KEY": KEY},
     )
     backends = settings.enabled_backends()
     assert backends["openai"].api_key.get_secret_value() == KEY
     assert backends["anthropic"].api_key.get_secret_value() == "from-a-file"
     assert settings.redis.connect_url() == "redis://:plain-password@h"
+    assert settings.security.sealing_keys() == ("another, from a file", "plain passphrase")
     shown = f"{settings!r} {settings} {backends!r} {settings.model_dump_json()}"
-    for secret in (KEY, "from-a-file", "plain-header", "plain-password", "plain-key", "other-key"):
+    for secret in (
+        KEY,
+        "from-a-file",
+        "plain-header",
+        "plain-password",
+        "plain-key",
+        "other-key",
+        "from a file",
+        "passphrase",
+    ):
         assert secret not in shown
 
 
@@ -416,3 +431,84 @@ def test_claude_models_go_to_a_claude_cli_backend_where_there_is_no_api():
 
 def test_an_operators_own_sign_in_is_noticed_at_start():
     assert any("own sign-in" in notice for notice in claude_cli(credentials="signed_in", config_dir="/c").notices)
+
+
+# -- codex ------------------------------------------------------------------------------------------------------------
+
+
+def codex(environ=None, **config):
+    text = json.dumps({"kind": "codex", "credentials": "signed_in", **config})
+    return load([f"--backends.c={text}"], environ or {})
+
+
+def test_a_codex_backend_says_where_its_accounts_are():
+    environ = {"HOME": "/home/me"}
+    plain = codex(environ).enabled_backends()["c"]
+    assert (plain.worker, plain.base_url) == ("codex-worker", "https://chatgpt.com/backend-api")
+    assert (plain.api_key, plain.credentials, plain.signed_in) == (None, "signed_in", True)
+    assert (str(plain.codex.auth_file), plain.codex.accounts) == ("/home/me/.codex/auth.json", ())
+    assert plain.codex.refresh_url == "https://auth.openai.com/oauth/token"
+    assert plain.codex.revoke_url == "https://auth.openai.com/oauth/revoke"
+    environ |= {"CODEX_HOME": "/c", "CODEX_REFRESH_TOKEN_URL_OVERRIDE": "http://127.0.0.1:9/t"}
+    other = codex(
+        environ, oauth_issuer="http://127.0.0.1:1/", accounts=["me@x.test", "~/a.json"], inject_instructions="~/i.md"
+    ).enabled_backends()["c"]
+    assert (str(other.codex.home), other.codex.issuer) == ("/c", "http://127.0.0.1:1")
+    assert other.codex.accounts == ("me@x.test", "/home/me/a.json")
+    assert other.codex.refresh_url == "http://127.0.0.1:9/t"
+    assert other.codex.revoke_url == "http://127.0.0.1:1/oauth/revoke"
+    assert str(other.codex.inject_instructions) == "/home/me/i.md"
+    assert str(codex(environ, codex_home="/mine").enabled_backends()["c"].codex.home) == "/mine"
+
+
+@pytest.mark.parametrize(
+    ("config", "environ", "said"),
+    [
+        (
+            {"kind": "openai", "credentials": "api_key", "accounts": []},
+            {},
+            "accounts: only a backend of kind codex takes",
+        ),
+        ({"credentials": "api_key"}, {}, "backends.c.credentials: a backend of kind codex uses the operator's own"),
+        (
+            {"credentials": "pass_through"},
+            {},
+            "backends.c.credentials: a backend of kind codex uses the operator's own",
+        ),
+        ({"api_key": "k"}, {}, "no key is used; leave it out"),
+        ({"pool": {}}, {}, "backends.c.pool: only a backend of kind claude-cli takes it"),
+        ({"accounts": ["my account"]}, {}, "'my account' is neither an account's name"),
+        ({"oauth_issuer": "auth.test"}, {}, "backends.c.oauth_issuer: must be an http:// or https:// URL"),
+        ({}, {"CODEX_REFRESH_TOKEN_URL_OVERRIDE": "x"}, "CODEX_REFRESH_TOKEN_URL_OVERRIDE: must be an http:// or"),
+    ],
+)
+def test_what_does_not_fit_a_codex_backend_is_named(config, environ, said):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        codex(environ, **config)
+
+
+def test_a_key_alone_makes_no_responses_backend_but_is_used_by_one():
+    environ = {"OPENAI_API_KEY": KEY}
+    assert list(load([], environ).enabled_backends()) == ["openai"]
+    backend = load(["--backends.openai-responses.model=m"], environ).enabled_backends()["openai-responses"]
+    assert (backend.worker, backend.base_url) == ("codex-worker", "https://api.openai.com/v1")
+    assert (backend.api_key.get_secret_value(), backend.signed_in, backend.codex) == (KEY, True, None)
+    through = load(["--backends.openai-responses.credentials=pass_through"], environ)
+    assert through.enabled_backends()["openai-responses"].api_key is None
+
+
+def test_gpt_models_go_to_a_codex_backend_where_there_is_no_api():
+    [route] = codex().enabled_routes()
+    assert (route.match[0], route.targets[0].backend) == ("gpt-*", "c")
+    assert any("own sign-in" in notice for notice in codex().notices)
+
+
+def test_reasoning_is_formatted_as_the_backend_and_the_route_say(written):
+    text = (
+        "backends: {openai: {reasoning_format: xml}, gemini: {}}\nroutes: [{backend: openai, reasoning_format: field}]"
+    )
+    settings = written(text, environ={"OPENAI_API_KEY": KEY})
+    backends = settings.enabled_backends()
+    assert (backends["openai"].reasoning_format, backends["gemini"].reasoning_format) == ("xml", "field")
+    assert settings.enabled_routes()[0].reasoning_format == "field"
+    assert written("routes: [{backend: openai}]").enabled_routes()[0].reasoning_format is None

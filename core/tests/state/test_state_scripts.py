@@ -23,13 +23,17 @@ ALL = [
     scripts.RESOLVE,
     scripts.SWEEP,
     scripts.FETCH,
+    scripts.CODEX_LOGIN_SAVE,
+    scripts.CODEX_CLAIM,
+    scripts.CODEX_SETTLE,
+    scripts.CODEX_NOTE,
 ]
 
 
 @pytest.mark.parametrize("script", ALL, ids=lambda script: script.name)
 async def test_the_server_knows_each_script_by_our_hash(redis, script):
     assert await redis.script_load(script.source) == script.sha
-    assert re.fullmatch(r"[a-z]+_v\d+", script.name)
+    assert re.fullmatch(r"[a-z_]+_v\d+", script.name)
 
 
 def test_keys_of_one_script_share_a_hash_tag():

@@ -11,7 +11,15 @@ from structlog.testing import capture_logs
 from patchbay.errors import AUTHENTICATION, UPSTREAM, make_error
 from patchbay.state.registry import BackendRecord
 from patchbay.testing.worker import ScriptedWorker, answer
-from patchbay_proto.v1.provider_pb2 import LoginRequest, LoginResponse, LogoutRequest, LogoutResponse
+from patchbay_proto.v1.provider_pb2 import (
+    AccountStatus,
+    BackendStatus,
+    LoginRequest,
+    LoginResponse,
+    LogoutRequest,
+    LogoutResponse,
+    QuotaWindow,
+)
 
 StartEdge = Callable[..., AbstractAsyncContextManager]
 
@@ -161,6 +169,47 @@ async def test_without_a_worker_nothing_can_be_asked(start_edge: StartEdge) -> N
             assert response.json()["error"]["message"] == "no live worker serves the backend `claude`"
 
 
+# -- where a provider sends the browser back to -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/oauth/callback", "/auth/callback"])
+async def test_a_browser_that_comes_back_ends_the_login_where_it_began(start_edge: StartEdge, path: str) -> None:
+    workers = [worker(IN), worker(IN)]
+    async with start_edge(*workers, backends=BACKENDS, security=KEYS) as running:
+        with capture_logs() as lines:
+            response = await running.client.get(path, params={"code": CODE, "state": "claude.w1.l-_1"})
+    assert (response.status_code, response.text) == (200, "signed in as me. You may close this page.\n")
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["content-type"].startswith("text/plain")
+    assert workers[1].login_requests == [
+        LoginRequest(backend="claude", login_id="l-_1", code=f"code={CODE}&state=claude.w1.l-_1")
+    ]
+    assert not workers[0].login_requests
+    assert CODE not in json.dumps(lines, default=repr)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ({}, 400, "state: is not that of a login which was begun here"),
+        ({"state": "x", "code": CODE}, 400, "state: is not that of a login which was begun here"),
+        ({"state": "nobody.w0.l1", "code": CODE}, 400, "state: is not that of a login which was begun here"),
+        ({"state": "claude.w0.l1", "error": "access_denied"}, 401, "the provider has refused the login: access_denied"),
+        ({"state": "claude.w9.l1", "code": CODE}, 410, "is gone or stopping"),
+        ({"state": "claude.w0.l1", "code": CODE}, 401, "the code is wrong"),
+    ],
+)
+async def test_a_browser_that_comes_back_with_something_else_is_told(
+    start_edge: StartEdge, query: dict[str, str], status: int, message: str
+) -> None:
+    only = worker(LoginResponse(error=make_error(AUTHENTICATION, "the code is wrong")))
+    async with start_edge(only, backends=BACKENDS) as running:
+        response = await running.client.get("/oauth/callback", params=query)
+    assert response.status_code == status
+    assert message in response.json()["error"]["message"]
+    assert CODE not in response.text
+
+
 # -- signing out ------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +274,37 @@ async def test_says_who_is_signed_in(start_edge: StartEdge) -> None:
                 },
             }
         }
+
+
+async def test_says_which_accounts_there_are(start_edge: StartEdge) -> None:
+    window = QuotaWindow(name="primary", used_percent=12.5, minutes=300, resets_at=2_000)
+    mine = AccountStatus(name="me@x.test", plan="plus", signed_in=True, windows=[window], cooling_until=1_000)
+    other = AccountStatus(name="/home/me/auth.json", detail="it has ended")
+    workers = [worker(signed_in=True), worker(signed_in=True), worker(signed_in=True)]
+    workers[0].statuses = [BackendStatus(name="claude", signed_in=True, accounts=[mine])]
+    workers[1].statuses = [BackendStatus(name="claude", signed_in=True, accounts=[mine, other])]
+    workers[2].statuses = grpc.StatusCode.UNAVAILABLE
+    async with start_edge(*workers, backends=BACKENDS) as running:
+        backends = (await running.client.get("/auth/status")).json()["backends"]
+    assert "accounts" not in backends["api"]
+    assert backends["claude"]["accounts"] == [
+        {
+            "name": "me@x.test",
+            "plan": "plus",
+            "signed_in": True,
+            "detail": "",
+            "windows": [{"name": "primary", "used_percent": 12.5, "minutes": 300, "resets_at": 2000}],
+            "cooling_until": 1000,
+        },
+        {
+            "name": "/home/me/auth.json",
+            "plan": "",
+            "signed_in": False,
+            "detail": "it has ended",
+            "windows": [],
+            "cooling_until": 0,
+        },
+    ]
 
 
 async def test_is_for_operators(start_edge: StartEdge) -> None:

@@ -1,6 +1,7 @@
 """The configuration of every service: one file, overridden by the environment, overridden by flags."""
 
 from patchbay.settings.backends import KINDS, Backend, Timeouts
+from patchbay.settings.codex import OAUTH_ISSUER, Codex, is_account_name
 from patchbay.settings.embedded import embedded_socket, embedded_url, state_directory
 from patchbay.settings.errors import SettingsError
 from patchbay.settings.loading import load, load_or_exit
@@ -20,8 +21,10 @@ from patchbay.settings.routes import Route, Target
 
 __all__ = [
     "KINDS",
+    "OAUTH_ISSUER",
     "ApiKey",
     "Backend",
+    "Codex",
     "Limits",
     "Redis",
     "Route",
@@ -36,6 +39,7 @@ __all__ = [
     "Workers",
     "embedded_socket",
     "embedded_url",
+    "is_account_name",
     "is_loopback",
     "load",
     "load_or_exit",

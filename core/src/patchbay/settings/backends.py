@@ -21,13 +21,24 @@ from pydantic import (
 )
 
 from patchbay.settings.claude_cli import AGENT_KEYS, CLAUDE_CLI_KEYS, ClaudeCliConfig
+from patchbay.settings.codex import CODEX_KEYS, Codex, CodexConfig, url
+from patchbay.settings.codex import resolve as resolve_codex
 from patchbay.settings.errors import SettingsError
 
 KindName: TypeAlias = Literal[
-    "openai", "codebuddy", "gemini", "openrouter", "openai-compatible", "anthropic", "claude-cli"
+    "openai",
+    "codebuddy",
+    "gemini",
+    "openrouter",
+    "openai-compatible",
+    "anthropic",
+    "claude-cli",
+    "codex",
+    "openai-responses",
 ]
 CredentialSource: TypeAlias = Literal["api_key", "pass_through", "signed_in"]
-WorkerName: TypeAlias = Literal["openai-worker", "claude-worker"]
+WorkerName: TypeAlias = Literal["openai-worker", "claude-worker", "codex-worker"]
+ReasoningFormat: TypeAlias = Literal["field", "xml"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 _CODEBUDDY_KEY = re.compile(r"ck_[^.\s]+\.\S+\Z")
@@ -62,6 +73,8 @@ KINDS: Mapping[KindName, Kind] = {
         automatic=False,
         signs_in=True,
     ),
+    "codex": Kind("codex-worker", "https://chatgpt.com/backend-api", None, automatic=False, signs_in=True),
+    "openai-responses": Kind("codex-worker", "https://api.openai.com/v1", "OPENAI_API_KEY", automatic=False),
 }
 
 
@@ -92,12 +105,6 @@ class Timeouts(BaseModel):
         return value
 
 
-def _url(text: str) -> str:
-    if not re.match(r"https?://[^\s/@]+(/\S*)?\Z", text):
-        raise ValueError("must be an http:// or https:// URL without a user or password; a credential goes in api_key")
-    return text.rstrip("/")
-
-
 def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
@@ -105,7 +112,7 @@ def _empty_is_none(value: object) -> object:
 OptionalSecret: TypeAlias = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
 
 
-class BackendConfig(ClaudeCliConfig):
+class BackendConfig(ClaudeCliConfig, CodexConfig):
     """One backend as written in the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,10 +120,10 @@ class BackendConfig(ClaudeCliConfig):
     enabled: bool = Field(default=True, description="false takes the backend out without deleting its settings.")
     kind: KindName | None = Field(
         default=None,
-        description="openai, codebuddy, gemini, openrouter, openai-compatible, anthropic or claude-cli; "
-        "may be left out when the backend's name is a kind.",
+        description="openai, codebuddy, gemini, openrouter, openai-compatible, anthropic, claude-cli, codex or "
+        "openai-responses; may be left out when the backend's name is a kind.",
     )
-    base_url: Annotated[str, AfterValidator(_url)] | None = Field(
+    base_url: Annotated[str, AfterValidator(url)] | None = Field(
         default=None, description="The upstream's URL; each kind but openai-compatible has one of its own."
     )
     api_key: OptionalSecret = Field(
@@ -128,7 +135,7 @@ class BackendConfig(ClaudeCliConfig):
     credentials: CredentialSource = Field(
         default="api_key",
         description="api_key, pass_through (the caller's own key goes upstream and nowhere else), or signed_in "
-        "(claude-cli: the operator's own sign-in).",
+        "(claude-cli, codex: the operator's own sign-in).",
     )
     model: str | None = Field(default=None, description="The model to ask for, whatever the client names.")
     models: tuple[str, ...] = Field(default=(), description="What /v1/models lists; empty: what the upstream offers.")
@@ -141,6 +148,11 @@ class BackendConfig(ClaudeCliConfig):
     )
     headers: dict[str, SecretStr] = Field(
         default={}, description="Headers to add to each request upstream; kept secret."
+    )
+    reasoning_format: ReasoningFormat = Field(
+        default="field",
+        description="How Chat Completions clients get reasoning: field (reasoning_content), or xml (<reasoning> tags "
+        "in the content).",
     )
     max_concurrency: PositiveInt | None = Field(
         default=None, description="Requests at a time per worker replica; null: the worker's capacity."
@@ -172,7 +184,9 @@ class Backend:
         detail: What is missing and how to mend it; empty: nothing.
         headers: To add to each request upstream; secrets.
         max_concurrency: Requests at a time per worker replica.
+        reasoning_format: How Chat Completions clients get reasoning, unless the route says otherwise.
         claude_cli: What only a backend of that kind has.
+        codex: What only a backend of that kind has.
     """
 
     name: str
@@ -191,6 +205,8 @@ class Backend:
     signed_in: bool = False
     detail: str = ""
     claude_cli: ClaudeCliConfig | None = None
+    codex: Codex | None = None
+    reasoning_format: ReasoningFormat = "field"
 
 
 def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Backend:
@@ -209,6 +225,7 @@ def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Bac
         )
     _check_credentials(where, kind, config)
     _check_claude_cli(where, kind, config)
+    _check_codex(where, kind, config)
     if config.auth_token is not None and known.token_variable is None:
         raise SettingsError(f"{where}.auth_token: kind {kind} takes an api_key")
     api_key, auth_token = _credential(where, kind, config, environ=environ)
@@ -231,6 +248,8 @@ def resolve(name: str, config: BackendConfig, environ: Mapping[str, str]) -> Bac
         signed_in=signed_in,
         detail="" if signed_in else f"no credential: set {known.key_variable} or {where}.api_key",
         claude_cli=config if kind == "claude-cli" else None,
+        codex=resolve_codex(config, environ) if kind == "codex" else None,
+        reasoning_format=config.reasoning_format,
     )
 
 
@@ -243,6 +262,17 @@ def _check_credentials(where: str, kind: KindName, config: BackendConfig) -> Non
         raise SettingsError(
             f"{where}.credentials: pass_through is not possible for kind claude-cli, whose processes start before the "
             "caller is known; use kind anthropic"
+        )
+
+
+def _check_codex(where: str, kind: KindName, config: BackendConfig) -> None:
+    if kind != "codex":
+        if foreign := sorted(config.model_fields_set & CODEX_KEYS):
+            raise SettingsError(f"{where}.{foreign[0]}: only a backend of kind codex takes it")
+    elif config.credentials != "signed_in":
+        raise SettingsError(
+            f"{where}.credentials: a backend of kind codex uses the operator's own ChatGPT sign-in, and has to say so: "
+            "write signed_in (or use kind openai-responses with an API key)"
         )
 
 

@@ -31,6 +31,8 @@ from patchbay.settings.sources import Tree
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 
+_SHORTEST_SECRETS_KEY = 16
+
 # What flags, environment and file say, the strongest first, while `load` builds the settings.
 layers: ContextVar[tuple[Tree, ...]] = ContextVar("layers", default=())
 
@@ -133,6 +135,21 @@ class Security(Section):
         default=(), description="The keys: each a secret, or {key, id, organization, user, requests_per_minute, ...}."
     )
 
+    secrets_key: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="What seals secrets in Redis: 32 bytes in hex or base64, or a passphrase of 16 characters or more; "
+        "several: the first one seals, all open. None: no sign-in is kept in Redis.",
+    )
+
+    @field_validator("secrets_key")
+    @classmethod
+    def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < _SHORTEST_SECRETS_KEY for key in keys):
+            raise ValueError(
+                f"each key is 32 bytes in hex or base64, or a passphrase of {_SHORTEST_SECRETS_KEY} characters or more"
+            )
+        return keys
+
     @model_validator(mode="after")
     def _keys_fit(self) -> Security:
         if self.require_api_key and not self.api_keys:
@@ -144,6 +161,10 @@ class Security(Section):
             if len(set(values)) < len(values):
                 raise ValueError(f"two api_keys have the same {what}")
         return self
+
+    def sealing_keys(self) -> tuple[str, ...]:
+        """The secrets to make a sealer of (`patchbay.state.sealing.make_sealer`)."""
+        return tuple(key.get_secret_value() for key in self.secrets_key)
 
 
 class Limits(Section):
@@ -172,9 +193,11 @@ class Workers(Section):
     )
     openai_port: Port = Field(default=0, description="openai-worker's gRPC port; 0: any free one.")
     claude_port: Port = Field(default=0, description="claude-worker's gRPC port; 0: any free one.")
+    codex_port: Port = Field(default=0, description="codex-worker's gRPC port; 0: any free one.")
     capacity: PositiveInt = Field(default=1000, description="Streams at a time per worker.")
     openai_metrics_port: Port = Field(default=0, description="Port of openai-worker's Prometheus /metrics; 0: none.")
     claude_metrics_port: Port = Field(default=0, description="Port of claude-worker's Prometheus /metrics; 0: none.")
+    codex_metrics_port: Port = Field(default=0, description="Port of codex-worker's Prometheus /metrics; 0: none.")
     drain_seconds: NonNegativeFloat = Field(
         default=60.0, description="On shutdown, how long running answers may go on."
     )

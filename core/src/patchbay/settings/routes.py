@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from patchbay.settings.backends import Backend, KindName
+from patchbay.settings.backends import KINDS, Backend, KindName, ReasoningFormat
 from patchbay.settings.errors import SettingsError
 
 
@@ -25,6 +25,9 @@ class RouteConfig(BaseModel):
     fallbacks: tuple[str, ...] = Field(
         default=(),
         description='Where to go when it fails before its answer begins: "backend" or "backend/model", in order.',
+    )
+    reasoning_format: ReasoningFormat | None = Field(
+        default=None, description="field or xml, as of a backend; null: what the backend says."
     )
 
     @field_validator("prefix")
@@ -51,27 +54,29 @@ class Route:
         match: fnmatch patterns on the model name; one has to fit.
         prefix: What the request's path has to start with, without a slash at its end.
         targets: Where to go, in order: the backend, then its fallbacks.
+        reasoning_format: How Chat Completions clients get reasoning; None: as the backend that answers says.
     """
 
     match: tuple[str, ...]
     prefix: str | None
     targets: tuple[Target, ...]
+    reasoning_format: ReasoningFormat | None = None
 
 
 # The models of a provider, and the kinds of backends that offer them, the first choice first.
 _DEFAULT_ROUTES: tuple[tuple[tuple[str, ...], tuple[KindName, ...]], ...] = (
     (("claude-*",), ("anthropic", "claude-cli")),
-    (("gpt-*", "o1*", "o3*", "o4*", "chatgpt-*"), ("openai",)),
+    (("gpt-*", "o1*", "o3*", "o4*", "chatgpt-*"), ("openai", "openai-responses", "codex")),
     (("gemini-*",), ("gemini",)),
 )
 
 
 def _default_routes(usable: Mapping[str, Backend]) -> tuple[Route, ...]:
-    """A route for each well-known provider: to the backend named like a kind, or to any `claude-cli` one."""
+    """A route for each well-known provider: to the backend named like a kind, or to any that was signed in for it."""
     routes = []
     for match, kinds in _DEFAULT_ROUTES:
         names: list[str] = [kind for kind in kinds if kind in usable]
-        names += [name for name, backend in usable.items() if backend.kind == "claude-cli" and backend.kind in kinds]
+        names += [name for name, backend in usable.items() if KINDS[backend.kind].signs_in and backend.kind in kinds]
         if names:
             routes.append(Route(match, None, (Target(names[0]),)))
     return tuple(routes)
@@ -112,7 +117,7 @@ def resolve(
         targets = [Target(route.backend, route.model), *map(target_of, route.fallbacks)]
         left = tuple(target for target in targets if target.backend in usable)
         if left:
-            resolved.append(Route(route.match, route.prefix, left))
+            resolved.append(Route(route.match, route.prefix, left, route.reasoning_format))
         else:
             notices.append(f"routes.{index} is left out: {route.backend} is not enabled or has no credential")
     return tuple(resolved), notices

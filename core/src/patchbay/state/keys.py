@@ -59,6 +59,14 @@ PERMISSIONS_AUDIT: Final = "pb:{permissions}:audit"
 PERMISSIONS_CHANGED: Final = "pb:permissions:changed"
 """Pub/sub channel, no key: `asked <request id>` or `resolved <request id>`. Owner: `permissions`."""
 
+CODEX_LOGINS: Final = "pb:{codex}:logins"
+"""Hash: account -> `<fingerprint> <its sign-in, sealed>`. TTL 90 days, renewed by every sign-in and renewal. Owner:
+`codex_accounts`."""
+
+CODEX_LIMITS: Final = "pb:{codex}:limits"
+"""Hash: `quota:<ChatGPT account>` -> `Quota` as JSON, `cooling:<ChatGPT account>` -> `Cooling` as JSON. TTL 8 days, a
+day longer than the longest window, renewed by every note. Owner: `codex_limits`."""
+
 _CONCURRENCY_PREFIX: Final = "pb:{admission}:concurrency:"
 
 CONCURRENCY_PATTERN: Final = _CONCURRENCY_PREFIX + "*"
@@ -80,6 +88,19 @@ def rate(key_id: str) -> str:
     """String `<microseconds>:<level>`: the request-rate bucket of this API key. TTL 120 s, twice what a full bucket
     takes to drain. Owner: `admission`."""
     return "pb:{admission}:rate:" + key_id
+
+
+def codex_renewal(fingerprint: str) -> str:
+    """Hash: what becomes of one refresh token, known by its fingerprint: `claimant` and `claimed_until` (ms) while it
+    is being spent; `successor`, the sign-in that came of it, sealed; `failed` and `failed_until` (ms); `tries` and
+    `retry_at` (ms). TTL 30 days, renewed by every change. Owner: `codex_renewals`."""
+    return f"pb:{{codex-renewal:{fingerprint}}}"
+
+
+def codex_session(session: str) -> str:
+    """String: the ChatGPT account that a session's requests went to last. TTL 3,600 s, renewed by every request.
+    Owner: `codex_limits`."""
+    return f"pb:{{codex-session:{session}}}"
 
 
 def conversation(conversation_id: str) -> str:

@@ -65,3 +65,16 @@ CLI_WAIT_SECONDS = Histogram(
 )
 CLI_RETIRED = Counter("patchbay_cli_retired_total", "Claude Code processes ended, by why.", ["backend", "reason"])
 CLI_CRASHES = Counter("patchbay_cli_crashes_total", "Claude Code processes that ended by themselves.", ["backend"])
+
+CODEX_RENEWALS = Counter(
+    "patchbay_codex_renewals_total", "Renewals of ChatGPT sign-ins, by how they ended.", ["backend", "outcome"]
+)
+CODEX_USED_PERCENT = Gauge(
+    "patchbay_codex_used_percent",
+    "How much of an account's limit is used, by its window.",
+    ["backend", "account", "window"],
+)
+CODEX_COOLING = Gauge(
+    "patchbay_codex_cooling_seconds", "Seconds until an account that is at its limit may go on.", ["backend", "account"]
+)
+CODEX_SIGNED_IN = Gauge("patchbay_codex_signed_in", "1 while an account is signed in.", ["backend", "account"])

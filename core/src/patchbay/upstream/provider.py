@@ -55,7 +55,9 @@ class _TokenCount(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
+    """A request as it goes upstream, and how its answer is to be read."""
+
     body: bytes
     warnings: tuple[Warning, ...]
     options: ReadOptions
@@ -108,7 +110,7 @@ class HttpProvider(Generic[Quirks]):
         except PatchbayError as error:
             yield [ChatEvent(error=error.error)]
 
-    async def _answer(self, response: Response, prepared: _Prepared) -> AsyncGenerator[list[ChatEvent], None]:
+    async def _answer(self, response: Response, prepared: Prepared) -> AsyncGenerator[list[ChatEvent], None]:
         first = [ChatEvent(head=_head(response)), *_warnings(prepared.warnings, response.warnings)]
         if response.status >= 300:
             yield [*first, ChatEvent(error=await self._read_error(response))]
@@ -130,7 +132,7 @@ class HttpProvider(Generic[Quirks]):
         if events:
             yield events
 
-    def _prepare(self, request: ChatRequest) -> _Prepared:
+    def _prepare(self, request: ChatRequest) -> Prepared:
         if request.WhichOneof("payload") == "native":
             return self._prepare_native(request)
         # The upstream always streams, whatever the client wants: the idle timer then sees that it is alive.
@@ -138,14 +140,14 @@ class HttpProvider(Generic[Quirks]):
         written = self._dialect.write_request(request.chat, request.model, self._profile.quirks)
         self._check_warnings(written.warnings)
         warnings = (*written.warnings, *written.notes)
-        return _Prepared(written.body, warnings, ReadOptions(names=written.names))
+        return Prepared(written.body, warnings, ReadOptions(names=written.names))
 
-    def _prepare_native(self, request: ChatRequest) -> _Prepared:
+    def _prepare_native(self, request: ChatRequest) -> Prepared:
         native = request.native
         self._check_native(native.dialect)
         edit = self._dialect.edit_native(native.body, request.model or None, self._profile.quirks)
         self._check_warnings(edit.warnings)
-        return _Prepared(edit.body, edit.warnings, ReadOptions(native=True, hide_usage=edit.hide_usage))
+        return Prepared(edit.body, edit.warnings, ReadOptions(native=True, hide_usage=edit.hide_usage))
 
     def _check_warnings(self, warnings: Sequence[Warning]) -> None:
         if warnings and self._backend.strict_parameters:

@@ -431,6 +431,7 @@ class BackendStatus(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     CREDENTIALS_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: _builtins.str
     """The backend's kind, for example `anthropic`."""
@@ -448,6 +449,10 @@ class BackendStatus(_message.Message):
     def pool(self) -> Global___PoolStatus:
         """The processes behind the backend; unset: it has none."""
 
+    @_builtins.property
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountStatus]:
+        """The operator's accounts behind the backend; empty: it has none."""
+
     def __init__(
         self,
         *,
@@ -459,14 +464,88 @@ class BackendStatus(_message.Message):
         mode: _builtins.str = ...,
         credentials: _builtins.str = ...,
         pool: Global___PoolStatus | None = ...,
+        accounts: _abc.Iterable[Global___AccountStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "detail", b"detail", "dialect", b"dialect", "kind", b"kind", "mode", b"mode", "name", b"name", "pool", b"pool", "signed_in", b"signed_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "credentials", b"credentials", "detail", b"detail", "dialect", b"dialect", "kind", b"kind", "mode", b"mode", "name", b"name", "pool", b"pool", "signed_in", b"signed_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BackendStatus: _TypeAlias = BackendStatus  # noqa: Y015
+
+@_typing.final
+class AccountStatus(_message.Message):
+    """One account at a backend's provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    SIGNED_IN_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    COOLING_UNTIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    plan: _builtins.str
+    """What the account pays for, for example `plus`; empty: unknown."""
+    signed_in: _builtins.bool
+    detail: _builtins.str
+    """What is missing and how to mend it; empty: nothing."""
+    cooling_until: _builtins.int
+    """At its limit until then, in seconds since the epoch; 0: it is not."""
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaWindow]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        signed_in: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        windows: _abc.Iterable[Global___QuotaWindow] | None = ...,
+        cooling_until: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cooling_until", b"cooling_until", "detail", b"detail", "name", b"name", "plan", b"plan", "signed_in", b"signed_in", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountStatus: _TypeAlias = AccountStatus  # noqa: Y015
+
+@_typing.final
+class QuotaWindow(_message.Message):
+    """One of an account's limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    USED_PERCENT_FIELD_NUMBER: _builtins.int
+    MINUTES_FIELD_NUMBER: _builtins.int
+    RESETS_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For example `primary`."""
+    used_percent: _builtins.float
+    minutes: _builtins.int
+    """How long it is; 0: unknown."""
+    resets_at: _builtins.int
+    """When it begins anew, in seconds since the epoch; 0: unknown."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        used_percent: _builtins.float = ...,
+        minutes: _builtins.int = ...,
+        resets_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minutes", b"minutes", "name", b"name", "resets_at", b"resets_at", "used_percent", b"used_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaWindow: _TypeAlias = QuotaWindow  # noqa: Y015
 
 @_typing.final
 class PoolStatus(_message.Message):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
 
-from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
-from patchbay.settings import Backend
+from patchbay.errors import AUTHENTICATION, NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
+from patchbay.settings import KINDS, Backend
 from patchbay.state.registry import WorkerRecord
 from patchbay_edge.bodies import read_body
 from patchbay_edge.conditions import condition, record_of
 from patchbay_edge.operators import require_json, require_operator
+from patchbay_edge.status import ask_worker
 from patchbay_edge.transport import WorkerFailure
-from patchbay_proto.v1.provider_pb2 import LoginRequest, LoginResponse, LogoutRequest
+from patchbay_proto.v1.provider_pb2 import AccountStatus, LoginRequest, LoginResponse, LogoutRequest
 
 if TYPE_CHECKING:
     from patchbay_edge.app import Edge
@@ -25,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 # The worker starts a program, which asks the provider.
 _TIMEOUT_SECONDS = 60.0
+# Of a page that has a code in its address.
+_PAGE_HEADERS = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
 
 
 class _Login(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,15 +43,16 @@ class _Logout(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def auth_router(edge: Edge) -> APIRouter:
-    """The endpoints, for operators only."""
-    router = APIRouter(prefix="/auth")
+    """The endpoints, for operators only, and the one that a provider sends an operator's browser back to."""
+    router = APIRouter()
 
-    @router.get("/status")
+    @router.get("/auth/status")
     async def status(request: Request) -> dict[str, object]:
         require_operator(edge.callers, request)
-        return {"backends": {name: _status(edge, backend) for name, backend in edge.backends.items()}}
+        accounts = await _accounts(edge)
+        return {"backends": {name: _status(edge, one) | accounts.get(name, {}) for name, one in edge.backends.items()}}
 
-    @router.post("/login")
+    @router.post("/auth/login")
     async def login(request: Request) -> dict[str, object]:
         operator = require_operator(edge.callers, request)
         require_json(request)
@@ -74,7 +80,7 @@ def auth_router(edge: Edge) -> APIRouter:
             "signed_in": answer.signed_in,
         }
 
-    @router.post("/logout")
+    @router.post("/auth/logout")
     async def logout(request: Request) -> dict[str, object]:
         operator = require_operator(edge.callers, request)
         require_json(request)
@@ -83,7 +89,64 @@ def auth_router(edge: Edge) -> APIRouter:
         log.info("logout", backend=backend.name, key_id=operator.caller.key_id)
         return await _log_out(edge, backend)
 
+    # The second one is where the issuer of ChatGPT sign-ins sends a browser, to port 1455 of its own machine.
+    @router.get("/oauth/callback")
+    @router.get("/auth/callback")
+    async def callback(request: Request) -> PlainTextResponse:
+        return await _callback(edge, request)
+
     return router
+
+
+async def _callback(edge: Edge, request: Request) -> PlainTextResponse:
+    """Ends the login that the `state` names. Nobody but who began it knows that, so that no key is asked for here."""
+    query = request.query_params
+    backend_name, _, rest = query.get("state", "").partition(".")
+    worker_id, _, login_id = rest.partition(".")
+    backend = edge.backends.get(backend_name)
+    if backend is None or not worker_id or not login_id:
+        raise InvalidRequest("state: is not that of a login which was begun here", "state")
+    if not query.get("code"):
+        said = query.get("error", "no code came back")[:200]
+        raise PatchbayError(make_error(AUTHENTICATION, f"the provider has refused the login: {said}"))
+    login = _Login(backend=backend.name, login_id=f"{worker_id}.{login_id}", code=request.url.query)
+    worker, answer = await _finish(edge, backend, login)
+    if answer.HasField("error"):
+        raise PatchbayError(answer.error)
+    log.info("login", backend=backend.name, worker_id=worker.id, step="callback", signed_in=answer.signed_in)
+    return PlainTextResponse(f"{answer.detail or 'signed in'}. You may close this page.\n", headers=_PAGE_HEADERS)
+
+
+async def _accounts(edge: Edge) -> dict[str, dict[str, object]]:
+    """The accounts behind each backend that has several, as its workers say now: `{"accounts": [...]}` by backend."""
+    names = [backend.name for backend in edge.backends.values() if KINDS[backend.kind].signs_in]
+    workers = [worker for worker in edge.directory.workers if any(record_of(worker, name) for name in names)]
+    found: dict[str, dict[str, dict[str, object]]] = {}
+    for answer in await asyncio.gather(*(ask_worker(edge, worker) for worker in workers)):
+        for status in answer.backends if answer is not None else ():
+            for account in status.accounts:
+                # Replicas share them; what one does not know may be in a file on another one's machine.
+                found.setdefault(status.name, {}).setdefault(account.name, _describe(account))
+    return {name: {"accounts": list(accounts.values())} for name, accounts in found.items()}
+
+
+def _describe(account: AccountStatus) -> dict[str, object]:
+    return {
+        "name": account.name,
+        "plan": account.plan,
+        "signed_in": account.signed_in,
+        "detail": account.detail,
+        "windows": [
+            {
+                "name": window.name,
+                "used_percent": window.used_percent,
+                "minutes": window.minutes,
+                "resets_at": window.resets_at,
+            }
+            for window in account.windows
+        ],
+        "cooling_until": account.cooling_until,
+    }
 
 
 def _status(edge: Edge, backend: Backend) -> dict[str, object]:

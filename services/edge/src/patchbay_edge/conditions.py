@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from patchbay.settings import Backend
+from patchbay.settings import KINDS, Backend
 from patchbay.state.registry import BackendRecord, WorkerRecord
 
 
@@ -36,10 +36,10 @@ class Condition:
 def condition(backend: Backend, replicas: Sequence[Said]) -> Condition:
     """The condition of a backend with these live replicas.
 
-    For most kinds the settings know whether a credential is there. Whether there is a `claude` program, and an
-    operator's sign-in, is a matter of each worker's machine.
+    For most kinds the settings know whether a credential is there. Whether there is a `claude` program, or an
+    operator's sign-in, only the workers know.
     """
-    if backend.kind != "claude-cli":
+    if not KINDS[backend.kind].signs_in:
         return Condition(backend.signed_in, backend.detail)
     if not replicas:
         known = backend.signed_in and backend.credentials != "signed_in"

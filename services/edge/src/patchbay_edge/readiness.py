@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from patchbay.settings import KINDS
 from patchbay_edge.conditions import condition, record_of
 
 if TYPE_CHECKING:
@@ -13,16 +14,16 @@ if TYPE_CHECKING:
 def readiness(edge: Edge) -> tuple[int, dict[str, object]]:
     """The status and body of `/ready`: 200 when every enabled backend has a live replica and nothing is draining.
 
-    A `claude-cli` backend of which no replica can answer is named, with the words of its workers. Only when no backend
-    at all can answer is that a 503: the others, and the way to sign in, need this edge. Redis being away does not make
-    an edge unready: it goes on with the last known workers.
+    A backend of a kind that is signed in to, such as `claude-cli`, is named when no replica can answer, with the words
+    of its workers. Only when no backend at all can answer is that a 503: the others, and the way to sign in, need this
+    edge. Redis being away does not make an edge unready: it goes on with the last known workers.
     """
     backends = {name: _backend(edge, name) for name in edge.backends}
     missing = [name for name, backend in backends.items() if not backend["replicas"]]
     unable = [
         name
         for name, backend in backends.items()
-        if backend["kind"] == "claude-cli" and backend["replicas"] and not backend["signed_in"]
+        if KINDS[edge.backends[name].kind].signs_in and backend["replicas"] and not backend["signed_in"]
     ]
     if edge.gateway.draining:
         status = "draining"

@@ -43,7 +43,7 @@ def status_router(edge: Edge) -> APIRouter:
 async def _status(edge: Edge, backends: Sequence[Backend]) -> dict[str, object]:
     names = {backend.name for backend in backends}
     workers = [worker for worker in edge.directory.workers if any(one.name in names for one in worker.backends)]
-    answers = await asyncio.gather(*(_ask(edge, worker) for worker in workers))
+    answers = await asyncio.gather(*(ask_worker(edge, worker) for worker in workers))
     by_id = {worker.id: answer for worker, answer in zip(workers, answers, strict=True) if answer is not None}
     troubled = len(by_id) < len(workers)
     able = 0
@@ -67,7 +67,7 @@ async def _status(edge: Edge, backends: Sequence[Backend]) -> dict[str, object]:
     return {"status": status, "backends": described}
 
 
-async def _ask(edge: Edge, worker: WorkerRecord) -> StatusResponse | None:
+async def ask_worker(edge: Edge, worker: WorkerRecord) -> StatusResponse | None:
     """What a worker says; None when it does not answer in time, or another answers at its address."""
     try:
         answer = await edge.connections.get(worker.address).status(timeout=_TIMEOUT_SECONDS)

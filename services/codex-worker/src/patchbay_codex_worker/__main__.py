@@ -1,0 +1,20 @@
+"""The command `patchbay-codex-worker`."""
+
+from patchbay.worker.runtime import Worker
+from patchbay.worker.runtime import main as run_worker
+from patchbay_codex_worker.providers import build
+
+WORKER = Worker(
+    service="codex-worker",
+    port=lambda settings: settings.workers.codex_port,
+    metrics_port=lambda settings: settings.workers.codex_metrics_port,
+    build=build,
+)
+
+
+def main() -> None:
+    run_worker(WORKER)
+
+
+if __name__ == "__main__":
+    main()

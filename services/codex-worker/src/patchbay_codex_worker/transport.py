@@ -1,0 +1,198 @@
+"""The ChatGPT backend as an upstream: HTTP, with one of the operator's accounts for each request.
+
+What the backend says of an account (its token is refused, it is at its limit) is no answer to the client as long as
+there is a token or an account to try instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+import structlog
+
+from patchbay.canonical import Error, Warning
+from patchbay.errors import QUOTA_EXCEEDED, PatchbayError, make_error
+from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream
+from patchbay.upstream.transport import Response, read_all
+from patchbay_codex_worker.accounts import Account, AccountPool
+
+log = structlog.get_logger(__name__)
+
+SESSION_HEADER = "session-id"
+USAGE_LIMIT = "usage_limit_reached"
+_UNREADABLE = b"invalid_encrypted_content"
+# For each account a refused token and its renewal, and once without what another account has encrypted.
+_TRIES_PER_ACCOUNT = 3
+
+
+class _Refusal(msgspec.Struct):
+    type: str | None = None
+    code: str | None = None
+    message: str | None = None
+    resets_at: float | None = None
+    resets_in_seconds: float | None = None
+
+
+class _RefusalBody(msgspec.Struct):
+    error: _Refusal
+
+
+class _Item(msgspec.Struct):
+    type: str | None = None
+
+
+class AccountResponse:
+    """An answer, and the account it was given to.
+
+    Args:
+        body: All of the body, where it has been read.
+    """
+
+    def __init__(self, response: Response, account: Account, body: bytes | None = None) -> None:
+        self.account = account
+        self._response = response
+        self._body = body
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    @property
+    def content_type(self) -> str:
+        return self._response.content_type
+
+    @property
+    def warnings(self) -> Sequence[Warning]:
+        return self._response.warnings
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        return self._response.pieces() if self._body is None else _once(self._body)
+
+    def finished(self) -> None:
+        self._response.finished()
+
+
+class AccountUpstream:
+    """Sends requests with the accounts of a pool.
+
+    Args:
+        pool: The accounts.
+        http: The backend.
+    """
+
+    def __init__(self, pool: AccountPool, http: HttpUpstream) -> None:
+        self._pool = pool
+        self._http = http
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[AccountResponse]:
+        """Sends a request with an account, and with another one when that cannot go on.
+
+        Args:
+            headers: `session-id` names the conversation, which stays with its account.
+
+        Raises:
+            PatchbayError: As `AccountPool.pick` does, and as HTTP does.
+        """
+        tried: list[str] = []
+        session = headers.get(SESSION_HEADER, "")
+        account = await self._pool.pick(session)
+        tries, reasoning = 0, True
+        while True:
+            try:
+                credential = await account.headers()
+            except PatchbayError as error:
+                account = await self._another(session, tried, account, otherwise=error)
+                tries = 0
+                continue
+            async with self._http.request(method, path, headers={**headers, **credential}, body=body) as response:
+                account.saw(response.headers)
+                if response.status not in (400, 401, 429):
+                    yield AccountResponse(response, account)
+                    return
+                response.finished()
+                said = await read_all(response, MAX_ERROR_BYTES)
+            tries += 1
+            if tries < _TRIES_PER_ACCOUNT:
+                if response.status == 401 and await self._has_another_token(account):
+                    continue
+                if response.status == 400 and reasoning and _UNREADABLE in said:
+                    reasoning = False
+                    if body is not None and (changed := without_reasoning(body)) is not None:
+                        log.info("codex_reasoning_dropped", account=account.name)
+                        body = changed
+                        continue
+            limit = _usage_limit(said) if response.status == 429 else None
+            if limit is None:
+                yield AccountResponse(response, account, said)
+                return
+            await account.limited(limit)
+            account = await self._another(session, tried, account)
+            tries = 0
+
+    async def _has_another_token(self, account: Account) -> bool:
+        try:
+            return await account.unauthorized()
+        except PatchbayError:
+            # It says so itself once it is asked for its headers.
+            return True
+
+    async def _another(
+        self, session: str, tried: list[str], account: Account, *, otherwise: PatchbayError | None = None
+    ) -> Account:
+        """Another account than those tried; else what kept the last one, or all of them, from answering."""
+        tried.append(account.name)
+        try:
+            return await self._pool.pick(session, exclude=tried)
+        except PatchbayError as error:
+            if otherwise is not None and error.error.code != QUOTA_EXCEEDED:
+                raise otherwise from None
+            raise
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+        await self._http.aclose()
+
+
+def without_reasoning(body: bytes) -> bytes | None:
+    """A request without the reasoning of earlier turns, which another account has encrypted; None: there is none."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        items = msgspec.json.decode(fields.get("input", b"[]"), type=list[msgspec.Raw])
+        kept = [item for item in items if msgspec.json.decode(item, type=_Item).type != "reasoning"]
+    except msgspec.DecodeError:
+        return None
+    if len(kept) == len(items):
+        return None
+    fields["input"] = msgspec.Raw(msgspec.json.encode(kept))
+    return msgspec.json.encode(fields)
+
+
+def _usage_limit(body: bytes) -> Error | None:
+    """The account's limit that a 429 speaks of; None: it speaks of something else."""
+    try:
+        said = msgspec.json.decode(body, type=_RefusalBody).error
+    except msgspec.DecodeError:
+        return None
+    if USAGE_LIMIT not in (said.type, said.code):
+        return None
+    seconds = said.resets_at - time.time() if said.resets_at is not None else said.resets_in_seconds
+    return make_error(
+        QUOTA_EXCEEDED,
+        said.message or "the usage limit has been reached",
+        retry_after=max(1.0, seconds) if seconds is not None else None,
+        upstream_code=USAGE_LIMIT,
+    )
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
