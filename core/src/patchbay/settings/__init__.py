@@ -1,6 +1,6 @@
 """The configuration of every service: one file, overridden by the environment, overridden by flags."""
 
-from patchbay.settings.backends import KINDS, Backend, Timeouts
+from patchbay.settings.backends import KINDS, Backend, ReasoningFormat, Timeouts
 from patchbay.settings.codex import OAUTH_ISSUER, Codex, is_account_name
 from patchbay.settings.embedded import embedded_socket, embedded_url, state_directory
 from patchbay.settings.errors import SettingsError
@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "Codex",
     "Limits",
+    "ReasoningFormat",
     "Redis",
     "Route",
     "Security",

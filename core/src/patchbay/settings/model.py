@@ -183,6 +183,15 @@ class Limits(Section):
     )
 
 
+class Sessions(Section):
+    """What is kept of conversations that clients of the Responses API go on from."""
+
+    ttl_seconds: PositiveFloat = Field(default=86_400.0, description="How long a response is kept after its last turn.")
+    max_bytes: PositiveInt = Field(
+        default=8 * 1024 * 1024, description="The most that is kept of one conversation; a longer one is not kept."
+    )
+
+
 class Workers(Section):
     """What the workers on this machine share."""
 
@@ -253,6 +262,7 @@ class Settings(BaseSettings):
         description="Which backend answers which model; the first that fits. None: claude-*, gpt-*, gemini-* by name.",
     )
     limits: Limits = Limits()
+    sessions: Sessions = Sessions()
     workers: Workers = Workers()
     standin: StandIn = StandIn()
     telemetry: Telemetry = Telemetry()

@@ -124,3 +124,21 @@ def transcript(session_id: str, name: str) -> str:
 def transcript_ids(session_id: str, name: str) -> str:
     """Set: the ids of the entries in one transcript. TTL 86,400 s, renewed by every entry. Owner: `conversations`."""
     return f"pb:{{session:{session_id}}}:transcript-ids:{name}"
+
+
+def response(digest: str) -> str:
+    """String: where a response of the Responses API stands, sealed where there is a key. TTL `sessions.ttl_seconds`.
+    Owner: `responses`. The digest is of its owner and its id."""
+    return f"pb:response:{digest}"
+
+
+def story(story_id: str) -> str:
+    """List: what was said in a conversation, an array of items for each entry, sealed where there is a key. TTL
+    `sessions.ttl_seconds`, renewed by every turn. Owner: `responses`."""
+    return f"pb:story:{story_id}"
+
+
+def last_response(digest: str) -> str:
+    """String: the id of a session's last response. TTL `sessions.ttl_seconds`, renewed by every turn. Owner:
+    `responses`. The digest is of its owner and its name."""
+    return f"pb:last-response:{digest}"

@@ -59,6 +59,8 @@ CODEX_LOGIN_SAVE = load("codex_login_save_v1")
 CODEX_CLAIM = load("codex_claim_v1")
 CODEX_SETTLE = load("codex_settle_v1")
 CODEX_NOTE = load("codex_note_v1")
+STORY_APPEND = load("story_append_v1")
+STORY_CUT = load("story_cut_v1")
 ASK = load("ask_v1")
 KEEP = load("keep_v1")
 RESOLVE = load("resolve_v1")
@@ -93,7 +95,7 @@ async def check(redis: Client, *, timeout: float = 0.5) -> None:
 
 
 async def run(
-    redis: Client, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...], *, timeout: float = 0.5
+    redis: Client, script: Script, keys: tuple[str, ...], args: tuple[str | int | bytes, ...], *, timeout: float = 0.5
 ) -> object:
     """Runs one script by itself, within `timeout` seconds; a script must give the same when it is run again.
 
@@ -108,7 +110,9 @@ async def run(
             return await _run_once(redis, script, keys, args)
 
 
-async def _run_once(redis: Client, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> object:
+async def _run_once(
+    redis: Client, script: Script, keys: tuple[str, ...], args: tuple[str | int | bytes, ...]
+) -> object:
     try:
         return await redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
     except ResponseError as error:
