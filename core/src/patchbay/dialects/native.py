@@ -33,6 +33,8 @@ class RequestHead:
     include_usage: bool = False
     # The end user: Anthropic's `metadata.user_id`, else OpenAI's `user`; empty when the client named none.
     user: str = ""
+    # OpenAI's `prompt_cache_key`: requests with the same one go on with the same conversation; empty: none.
+    cache_key: str = ""
 
 
 class _Head(msgspec.Struct):
@@ -41,6 +43,7 @@ class _Head(msgspec.Struct):
     stream_options: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     user: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    prompt_cache_key: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -60,6 +63,7 @@ def read_head(body: bytes) -> RequestHead:
         options = _value(head.stream_options)
         metadata = _value(head.metadata)
         user = _value(head.user)
+        cache_key = _value(head.prompt_cache_key)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(error) from error
     if head.model is msgspec.UNSET:
@@ -75,6 +79,7 @@ def read_head(body: bytes) -> RequestHead:
         stream=bool(stream),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         user=named if isinstance(named, str) else "",
+        cache_key=cache_key if isinstance(cache_key, str) else "",
     )
 
 

@@ -51,6 +51,10 @@ EDGE_STREAM_ERRORS = Counter(
     "patchbay_edge_stream_errors_total", "Answers that ended in an error after their head was sent.", ["backend"]
 )
 EDGE_DENIED = Counter("patchbay_edge_denied_total", "Requests refused by a limit.", ["limit"])
+EDGE_SOCKETS = Gauge("patchbay_edge_sockets", "Open WebSockets of the Responses API.")
+EDGE_RESPONSES_NOT_KEPT = Counter(
+    "patchbay_edge_responses_not_kept_total", "Responses that no later turn can go on from, by reason.", ["reason"]
+)
 EDGE_TOKENS = Counter("patchbay_edge_tokens_total", "Tokens used, by kind.", ["backend", "model", "kind"])
 MODELS = BoundedLabel(200)
 REDIS_DOWN = Gauge("patchbay_redis_down", "1 while Redis cannot be reached from this process.")

@@ -44,6 +44,15 @@ class DrainingServer(uvicorn.Server):
         if not self._edge.gateway.draining:
             log.info("draining", seconds=self._edge.settings.server.drain_seconds)
             self._edge.gateway.drain(self._edge.settings.server.drain_seconds)
+            self._draining = asyncio.create_task(self._stop_when_drained(), name="drain")
+
+    async def _stop_when_drained(self) -> None:
+        """Uvicorn, told to stop, cuts WebSockets off at once: first they end by themselves, as far as the time goes."""
+        try:
+            async with asyncio.timeout(self._edge.settings.server.drain_seconds + _LAST_WORDS_SECONDS):
+                await self._edge.sockets.drain()
+        except TimeoutError:
+            log.warning("sockets_cut_off")
         self.should_exit = True
 
 
@@ -80,7 +89,9 @@ def server_of(edge: Edge) -> DrainingServer:
         host=server.host,
         port=server.port,
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=edge.settings.limits.max_request_bytes,
+        ws_per_message_deflate=False,
         lifespan="on",
         access_log=False,
         # Nothing here asks for the client's address.

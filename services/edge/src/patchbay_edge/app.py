@@ -20,16 +20,21 @@ from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
 from patchbay.state.permissions import Permissions
 from patchbay.state.registry import Announcer, Directory, EdgeRecord
+from patchbay.state.responses import Responses
+from patchbay.state.sealing import make_sealer
 from patchbay.telemetry import metrics
 from patchbay_edge import catalog, permissions
 from patchbay_edge.auth import auth_router
 from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
-from patchbay_edge.endpoints import API_PREFIX, SDK_PREFIX, Endpoints, dialect_of
-from patchbay_edge.exchange import Receive, Scope, Send
+from patchbay_edge.endpoints import API_PREFIX, CODEX_PREFIX, SDK_PREFIX, Endpoints, dialect_of
+from patchbay_edge.exchange import Exchange, Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
 from patchbay_edge.picking import Picker
 from patchbay_edge.readiness import readiness
+from patchbay_edge.responses.routes import responses_router
+from patchbay_edge.responses.sockets import Sockets
+from patchbay_edge.responses.turns import Turns
 from patchbay_edge.routing import Router
 from patchbay_edge.status import status_router
 from patchbay_edge.transport import Connections
@@ -75,6 +80,13 @@ class Edge:
         self.callers = Callers(settings.security, limits)
         self.catalog = Catalog(self.router, self.backends, self.picker, self.connections)
         self.endpoints = Endpoints(route.prefix for route in settings.enabled_routes() if route.prefix)
+        self.responses = Responses(
+            self.redis,
+            sealer=make_sealer(settings.security.sealing_keys()),
+            ttl_seconds=settings.sessions.ttl_seconds,
+            max_bytes=settings.sessions.max_bytes,
+            timeout=timeout,
+        )
         self.gateway = Gateway(
             settings,
             callers=self.callers,
@@ -82,6 +94,14 @@ class Edge:
             router=self.router,
             picker=self.picker,
             connections=self.connections,
+            turns=Turns(self.responses),
+        )
+        self.sockets = Sockets(
+            settings,
+            endpoints=self.endpoints,
+            callers=self.callers,
+            admission=self.admission,
+            gateway=self.gateway,
         )
 
     @asynccontextmanager
@@ -128,8 +148,12 @@ class Application:
         if scope["type"] == "http" and scope["method"] == "POST":
             endpoint = self._edge.endpoints.find(scope["path"])
             if endpoint is not None:
-                await self._edge.gateway.serve(endpoint, scope, receive, send)
+                exchange = Exchange(scope, receive, send, request_id=f"req_{uuid.uuid4().hex}")
+                await self._edge.gateway.serve(endpoint, exchange)
                 return
+        if scope["type"] == "websocket":
+            await self._edge.sockets.serve(scope, receive, send)
+            return
         if scope["type"] == "http":
             scope["patchbay_request_id"] = request_id = f"req_{uuid.uuid4().hex}"
             send = _with_request_id(send, request_id)
@@ -161,6 +185,7 @@ def build_rest(edge: Edge) -> FastAPI:
 
     for prefix in edge.endpoints.prefixes:
         _add_models(app, edge, prefix)
+    app.include_router(responses_router(edge))
     app.include_router(status_router(edge))
     app.include_router(auth_router(edge))
     app.include_router(permissions.router(edge))
@@ -192,10 +217,12 @@ def _add_models(app: FastAPI, edge: Edge, prefix: str) -> None:
     async def list_models(request: Request) -> dict[str, object]:
         identity = edge.callers.identify(request.headers)
         models = await edge.catalog.models(prefix, identity.credential)
+        if "client_version" in request.query_params:
+            return catalog.codex_list(models)
         anthropic = "anthropic-version" in request.headers
         return catalog.anthropic_list(models) if anthropic else catalog.openai_list(models)
 
-    if prefix in (API_PREFIX, SDK_PREFIX):
+    if prefix in (API_PREFIX, SDK_PREFIX, CODEX_PREFIX):
         app.get(f"{prefix}/models")(list_models)
 
     @app.get(f"{prefix}/v1/models/{{name:path}}")

@@ -69,6 +69,11 @@ class OpenAnswer:
     # What came until then.
     first: list[ChatEvent]
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it is in the upstream's own bytes."""
+        return any(event.HasField("native") for event in self.first)
+
     async def windows(self) -> AsyncGenerator[Sequence[ChatEvent], None]:
         """All events, the first ones included. A worker that goes away becomes an Error event."""
         yield self.first

@@ -118,3 +118,42 @@ def openai_list(models: Sequence[Model]) -> dict[str, object]:
 
 def openai_model(model: Model) -> dict[str, object]:
     return {"id": model.id, "object": "model", "created": model.created, "owned_by": model.owned_by or model.backend}
+
+
+# For a model whose own instructions Codex does not know.
+_CODEX_INSTRUCTIONS = (
+    "You are a coding agent that works in a terminal on the user's machine. Read the code before you change it, make "
+    "the smallest change that does what is asked, run what shows that it works, and say briefly what you did."
+)
+_CODEX_EFFORTS = {
+    "low": "Answers fast, with little reasoning",
+    "medium": "Weighs speed against depth",
+    "high": "Reasons more, for hard problems",
+}
+
+
+def codex_list(models: Sequence[Model]) -> dict[str, object]:
+    """What the Codex CLI takes for a model list. It refuses the whole list for one entry that lacks a field."""
+    return {"models": [_codex_model(model, priority) for priority, model in enumerate(models)]}
+
+
+def _codex_model(model: Model, priority: int) -> dict[str, object]:
+    return {
+        "slug": model.id,
+        "display_name": model.display_name or model.id,
+        "description": f"{model.id} through {model.backend}",
+        "default_reasoning_level": "medium",
+        "supported_reasoning_levels": [
+            {"effort": effort, "description": description} for effort, description in _CODEX_EFFORTS.items()
+        ],
+        "shell_type": "unified_exec",
+        "visibility": "list",
+        "supported_in_api": True,
+        "priority": priority,
+        "base_instructions": _CODEX_INSTRUCTIONS,
+        "support_verbosity": False,
+        "supports_parallel_tool_calls": True,
+        "truncation_policy": {"mode": "tokens", "limit": 10_000},
+        "input_modalities": ["text", "image"],
+        "experimental_supported_tools": [],
+    }

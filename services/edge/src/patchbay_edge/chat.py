@@ -22,6 +22,8 @@ from patchbay_edge.callers import Identity
 from patchbay_edge.endpoints import AnyDialect, Endpoint
 from patchbay_edge.exchange import Exchange
 from patchbay_edge.reply import Reply
+from patchbay_edge.responses.keeper import Keeper
+from patchbay_edge.responses.turns import Turn
 from patchbay_edge.routing import Target
 from patchbay_edge.usage import Meter
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, Credential, NativeRequest
@@ -33,8 +35,15 @@ _FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
 # Claude Code names its session in `metadata.user_id`, as JSON or, before 2.1, at the end of a text.
 _SESSION_IN_USER = re.compile(r'"session_id"\s*:\s*"([^"]+)"|_session_([0-9a-f-]{36})\Z')
 # The name that a client gives a conversation for us, rather than for itself.
-_OWN_SESSION_HEADER = "x-patchbay-session"
-_SESSION_HEADERS = (_OWN_SESSION_HEADER, "x-claude-code-session-id", "session-id", "session_id")
+OWN_SESSION_HEADER = "x-patchbay-session"
+_SESSION_HEADERS = (
+    OWN_SESSION_HEADER,
+    "x-claude-code-session-id",
+    "session-id",
+    "session_id",
+    "conversation-id",
+    "conversation_id",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,8 @@ class Job:
     body: bytes
     head: RequestHead
     targets: list[Target]
+    # Of a request of the Responses API: what it goes on from.
+    turn: Turn | None = None
 
     @property
     def dialect(self) -> AnyDialect:
@@ -59,7 +70,7 @@ class Requests:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._chat: Chat | None = None
-        self._session = session_of(job.exchange.headers, job.head)
+        self._session = job.endpoint.session or session_of(job.exchange.headers, job.head)
 
     @property
     def conversation(self) -> str:
@@ -72,7 +83,8 @@ class Requests:
 
     def chat(self) -> Chat:
         if self._chat is None:
-            self._chat = self._job.dialect.read_request(self._job.body)
+            turn = self._job.turn
+            self._chat = self._job.dialect.read_request(self._job.body if turn is None else turn.translated())
         return self._chat
 
     def chat_request(self, target: Target, worker: WorkerRecord) -> ChatRequest:
@@ -81,14 +93,14 @@ class Requests:
             caller=job.identity.caller,
             request_id=job.exchange.request_id,
             session_id=self._session,
-            session_named=_OWN_SESSION_HEADER in job.exchange.headers,
+            session_named=bool(job.endpoint.session) or OWN_SESSION_HEADER in job.exchange.headers,
             backend=target.backend.name,
             client_dialect=job.dialect.name,
             headers=forwarded_headers(job.exchange.headers),
             credential=self.credential(target),
         )
         if takes_native(worker, target, job.dialect):
-            request.native.CopyFrom(self._native())
+            request.native.CopyFrom(self._native(target))
             request.model = "" if target.model == job.head.model else target.model
         else:
             request.chat.CopyFrom(self.chat())
@@ -106,13 +118,15 @@ class Requests:
             credential=self.credential(target),
         )
         if takes_native(worker, target, job.dialect):
-            request.native.CopyFrom(self._native())
+            request.native.CopyFrom(self._native(target))
         else:
             request.chat.CopyFrom(self.chat())
         return request
 
-    def _native(self) -> NativeRequest:
-        return NativeRequest(dialect=self._job.dialect.name, body=self._job.body)
+    def _native(self, target: Target) -> NativeRequest:
+        turn = self._job.turn
+        body = self._job.body if turn is None else turn.body_for(target.backend)
+        return NativeRequest(dialect=self._job.dialect.name, body=body)
 
     def credential(self, target: Target) -> Credential | None:
         """The caller's own credential, for the provider that the request was meant for and no other."""
@@ -143,6 +157,8 @@ async def answer_chat(
     """
     requests = Requests(job)
     stream = job.head.stream
+    turn = job.turn
+    keeper = Keeper(turn) if turn is not None and turn.keeps else None
     include_usage = job.head.include_usage
     options = AnswerOptions(
         stream=stream,
@@ -150,6 +166,8 @@ async def answer_chat(
         include_usage=include_usage,
         fallback_id=job.exchange.request_id,
         created=int(time.time()),
+        echo=turn.echo if turn is not None else {},
+        reasoning_format=job.targets[0].reasoning_format,
     )
     reply = Reply(
         job.exchange,
@@ -157,6 +175,7 @@ async def answer_chat(
         stream=stream,
         hold_seconds=hold_seconds,
         ping_seconds=ping_seconds,
+        keeper=keeper,
     )
     with reply:
         try:
@@ -166,6 +185,8 @@ async def answer_chat(
                 is_committed=lambda: reply.committed,
                 conversation=requests.conversation,
             )
+            if keeper is not None:
+                keeper.answered_by(opened.target.backend, native=opened.is_native)
             await _relay(job, opened, reply, started=started)
         except PatchbayError as error:
             await _fail(job, reply, error)
@@ -222,7 +243,7 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
     """The conversation that the client names; empty when it names none. An end user's name is none: a user has many."""
-    return session_in(headers) or _session_in_user(head.user)
+    return session_in(headers) or _session_in_user(head.user) or head.cache_key
 
 
 def _session_in_user(user: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import zstandard
 
 from patchbay.errors import INVALID_REQUEST, REQUEST_TOO_LARGE, PatchbayError, make_error
+from patchbay_edge.responses.turns import Memory
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,6 +38,9 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
         self.request_id = request_id
+        self.path: str = scope.get("path", "")
+        # What the client's connection can go on from, where it has one for several requests.
+        self.memory: Memory | None = None
         self.headers = _read_headers(scope["headers"])
         # Whether the server has taken the answer's head, and its last piece.
         self.started = False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Mapping
 
 import structlog
 
 from patchbay.dialects.native import read_head
+from patchbay.dialects.openai_responses import DIALECT as OPENAI_RESPONSES
 from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import INTERNAL, OVERLOADED, RATE_LIMITED, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
@@ -17,11 +17,13 @@ from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
 from patchbay_edge.attempts import Attempts, UpstreamFailure
 from patchbay_edge.callers import Callers, Identity
-from patchbay_edge.chat import Job, Requests, answer_chat
-from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
-from patchbay_edge.exchange import ClientGone, Exchange, Receive, Scope, Send
+from patchbay_edge.chat import OWN_SESSION_HEADER, Job, Requests, answer_chat
+from patchbay_edge.endpoints import CODEX_PREFIX, AnyDialect, Endpoint, Operation
+from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.picking import Picker
 from patchbay_edge.reply import upstream_headers
+from patchbay_edge.responses.body import read_body as read_responses_body
+from patchbay_edge.responses.turns import Turn, Turns
 from patchbay_edge.routing import Router
 from patchbay_edge.transport import Connections, WorkerFailure
 
@@ -44,6 +46,7 @@ class Gateway:
         router: Router,
         picker: Picker,
         connections: Connections,
+        turns: Turns,
     ) -> None:
         self._settings = settings
         self._callers = callers
@@ -52,6 +55,7 @@ class Gateway:
         self._picker = picker
         self._connections = connections
         self._attempts = Attempts(picker, connections)
+        self._turns = turns
         self.draining = False
         self._running: set[asyncio.Task[object]] = set()
         self._out_of_time = False
@@ -71,10 +75,9 @@ class Gateway:
         for task in self._running:
             task.cancel()
 
-    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Answers one request. Never raises but for cancellation."""
         started = time.monotonic()
-        exchange = Exchange(scope, receive, send, request_id=f"req_{uuid.uuid4().hex}")
         metrics.EDGE_IN_FLIGHT.inc()
         task = asyncio.current_task()
         if task is not None:
@@ -87,7 +90,7 @@ class Gateway:
         except PatchbayError as error:
             await answer_error(exchange, endpoint.dialect, error)
         except Exception:
-            log.exception("request_crashed", request_id=exchange.request_id, path=scope["path"])
+            log.exception("request_crashed", request_id=exchange.request_id, path=exchange.path)
             failure = PatchbayError(make_error(INTERNAL, f"internal error; request id {exchange.request_id}"))
             await answer_error(exchange, endpoint.dialect, failure)
         except asyncio.CancelledError:
@@ -137,7 +140,15 @@ class Gateway:
             body = _mended(body)
             head = read_head(body)
         targets = self._router.targets(endpoint.prefix, head.model)
-        return Job(exchange, endpoint, identity, body, head, targets)
+        turn = (
+            await self._begin_turn(endpoint, exchange, identity, body) if endpoint.dialect is OPENAI_RESPONSES else None
+        )
+        return Job(exchange, endpoint, identity, body, head, targets, turn)
+
+    async def _begin_turn(self, endpoint: Endpoint, exchange: Exchange, identity: Identity, body: bytes) -> Turn:
+        request = read_responses_body(body, takes_messages=endpoint.prefix == CODEX_PREFIX)
+        session = endpoint.session or exchange.headers.get(OWN_SESSION_HEADER, "")
+        return await self._turns.begin(request, owner=identity.caller.key_id, session=session, memory=exchange.memory)
 
     async def _count_tokens(self, job: Job) -> None:
         target = job.targets[0]
@@ -160,7 +171,10 @@ class Gateway:
         headers = {"content-type": "application/json", "x-patchbay-backend": target.backend.name}
         if count.estimated:
             headers["x-patchbay-token-count"] = "estimated"
-        await job.exchange.answer(200, b'{"input_tokens":%d}' % count.input_tokens, headers)
+        body = b'{"input_tokens":%d}' % count.input_tokens
+        if job.dialect is OPENAI_RESPONSES:
+            body = b'{"object":"response.input_tokens",' + body[1:]
+        await job.exchange.answer(200, body, headers)
 
     def _record(self, endpoint: Endpoint, exchange: Exchange, started: float) -> None:
         dialect = endpoint.dialect.name

@@ -10,6 +10,7 @@ from typing import Self
 from patchbay.canonical import ChatEvent, Error, Head, Warning
 from patchbay.dialects.base import EventWriter
 from patchbay_edge.exchange import Exchange
+from patchbay_edge.responses.keeper import Keeper
 
 # All warnings together, so that no header outgrows what HTTP servers and clients take.
 _MAX_WARNINGS = 4096
@@ -31,12 +32,14 @@ class Reply:
         stream: bool,
         hold_seconds: float,
         ping_seconds: float,
+        keeper: Keeper | None = None,
     ) -> None:
         self._exchange = exchange
         self._writer = writer
         self._stream = stream
         self._hold_seconds = hold_seconds
         self._ping_seconds = ping_seconds
+        self._keeper = keeper
         self._headers: dict[str, str] = {}
         self._warnings: list[str] = []
         self._body = bytearray()
@@ -99,6 +102,8 @@ class Reply:
         else:
             data = self._writer.close()
             body = bytes(self._body) + data
+            if self._keeper is not None:
+                await self._keeper.see(body)
             self.first_byte_at = time.monotonic()
             await self._exchange.answer(200, body, self._head())
 
@@ -109,6 +114,8 @@ class Reply:
     async def _send(self, data: bytes) -> None:
         # A client that is slow to take this is not silent: no ping may come between.
         self._writing = True
+        if self._keeper is not None:
+            await self._keeper.see(data)
         await self._commit()
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
@@ -119,7 +126,10 @@ class Reply:
     async def _finish(self, last_words: Callable[[], bytes]) -> None:
         self._writing = True
         await self._commit()
-        await self._exchange.end(last_words())
+        data = last_words()
+        if self._keeper is not None:
+            await self._keeper.see(data)
+        await self._exchange.end(data)
 
     async def _commit(self) -> None:
         if self._sign_of_life is not None:

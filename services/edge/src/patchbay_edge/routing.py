@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from patchbay.errors import NOT_FOUND, PatchbayError, make_error
-from patchbay.settings import Backend, Route
+from patchbay.settings import Backend, ReasoningFormat, Route
 from patchbay_edge.endpoints import SDK_PREFIX
 
 _NO_SDK_BACKEND = (
@@ -22,6 +22,8 @@ class Target:
 
     backend: Backend
     model: str
+    # How Chat Completions clients get reasoning.
+    reasoning_format: ReasoningFormat = "field"
 
 
 class Router:
@@ -45,10 +47,13 @@ class Router:
         """
         name, slash, rest = model.partition("/")
         if slash and rest and name in self._backends:
-            return [Target(self._backends[name], rest)]
+            return [self._target(name, rest, model)]
         for route in self._routes:
             if _applies(route, prefix, model):
-                return [self._target(target.backend, target.model, model) for target in route.targets]
+                return [
+                    self._target(target.backend, target.model, model, route.reasoning_format)
+                    for target in route.targets
+                ]
         default = self._sdk_default if prefix == SDK_PREFIX else self._default
         if default is not None:
             return [self._target(default, None, model)]
@@ -77,9 +82,11 @@ class Router:
             raise PatchbayError(make_error(NOT_FOUND, _NO_SDK_BACKEND))
         return offered
 
-    def _target(self, backend: str, override: str | None, model: str) -> Target:
+    def _target(
+        self, backend: str, override: str | None, model: str, reasoning_format: ReasoningFormat | None = None
+    ) -> Target:
         found = self._backends[backend]
-        return Target(found, override or found.model or model)
+        return Target(found, override or found.model or model, reasoning_format or found.reasoning_format)
 
 
 def _sdk_default(backends: Mapping[str, Backend], default_backend: str | None) -> str | None:

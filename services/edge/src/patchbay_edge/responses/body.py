@@ -1,0 +1,181 @@
+"""The body of a request of the Responses API, as far as turns need it: its input, item by item.
+
+Format: https://platform.openai.com/docs/api-reference/responses/create
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from patchbay.dialects.native import set_top_level
+from patchbay.errors import InvalidRequest
+
+T = TypeVar("T")
+
+_NULL = msgspec.Raw(b"null")
+
+# What only a model says. A request that holds any of it was written by a client that keeps the conversation itself.
+_MODELS_OWN = frozenset({"function_call", "custom_tool_call", "reasoning", "compaction", "item_reference"})
+
+
+class _Head(msgspec.Struct):
+    input: msgspec.Raw = _NULL
+    messages: msgspec.Raw = _NULL
+    previous_response_id: msgspec.Raw = _NULL
+    store: msgspec.Raw = _NULL
+
+
+class _Part(msgspec.Struct):
+    text: object = None
+
+
+class _Item(msgspec.Struct):
+    """What tells items apart that different clients write in different ways."""
+
+    type: object = "message"
+    role: object = None
+    content: msgspec.Raw = _NULL
+    call_id: object = None
+    encrypted_content: object = None
+    id: object = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_parts = msgspec.json.Decoder(list[_Part]).decode
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesBody:
+    """A client's request.
+
+    Attributes:
+        body: The request as it came, but for `messages` in place of `input`.
+        items: Its input, each item as JSON.
+        previous_response_id: The response to go on from; None: none.
+        store: Whether the client wants the response kept; None: it does not say.
+    """
+
+    body: bytes
+    items: list[bytes]
+    previous_response_id: str | None
+    store: bool | None
+
+    def after(self, items: Sequence[bytes]) -> bytes:
+        """The body with these items before its own, and no response to go on from."""
+        fields = {"input": b"[" + b",".join([*items, *self.items]) + b"]"}
+        if self.previous_response_id is not None:
+            fields["previous_response_id"] = b"null"
+        return set_top_level(self.body, fields)
+
+    def repeated(self, kept: Sequence[bytes]) -> int:
+        """How many of the first items only repeat what is kept: all of it, or else none is said to."""
+        own = [_sign_of(item) for item in self.items]
+        before = [_sign_of(item) for item in kept]
+        # Reasoning is often left out of what is sent back.
+        said = [sign for sign in before if sign[0] != "reasoning"]
+        matched = 0
+        for position, sign in enumerate(own):
+            if sign[0] == "reasoning" and sign in before:
+                continue
+            if matched == len(said):
+                return position
+            if sign != said[matched]:
+                return 0
+            matched += 1
+        return len(own) if matched == len(said) else 0
+
+    def is_whole_conversation(self, kept: Sequence[bytes]) -> bool:
+        """Whether the client keeps the conversation itself, though it no longer begins with what is kept of it.
+
+        That is what a client sends that has shortened it, and then nothing of what is kept is to come back.
+        """
+        own = [_sign_of(item) for item in self.items]
+        return any(map(_is_models_own, own)) or (len(own) > 1 and own[0] in [_sign_of(item) for item in kept[:1]])
+
+
+def read_body(body: bytes, *, takes_messages: bool = False) -> ResponsesBody:
+    """Reads a request.
+
+    Args:
+        takes_messages: Whether `messages` may stand in place of `input`.
+
+    Raises:
+        InvalidRequest: It is no JSON object, or a field that matters here is of another type than it should be.
+    """
+    try:
+        head = _decode_head(body)
+        if takes_messages and bytes(head.input) == b"null" and bytes(head.messages) != b"null":
+            body = _renamed(body)
+            head = _decode_head(body)
+        items = _items(bytes(head.input))
+        previous = _optional(head.previous_response_id, str, "previous_response_id", "a string")
+        store = _optional(head.store, bool, "store", "a boolean")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body of your request is nested too deeply.") from error
+    return ResponsesBody(body, items, previous, store)
+
+
+def _renamed(body: bytes) -> bytes:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    renamed = {"input" if name == "messages" else name: value for name, value in fields.items() if name != "input"}
+    return msgspec.json.encode(renamed)
+
+
+def _items(value: bytes) -> list[bytes]:
+    if value == b"null":
+        return []
+    if value.startswith(b'"'):
+        return [b'{"type":"message","role":"user","content":' + value + b"}"]
+    if not value.startswith(b"["):
+        raise InvalidRequest("Invalid type for 'input': expected a string or an array of items.", "input")
+    return [bytes(item) for item in _decode_items(value)]
+
+
+def _optional(raw: msgspec.Raw, kind: type[T], name: str, expected: str) -> T | None:
+    if bytes(raw) == b"null":
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Invalid type for '{name}': expected {expected}.", name) from error
+
+
+def _sign_of(item: bytes) -> tuple[object, ...]:
+    """What stays the same of an item when a client sends it back: ids, states and empty fields do not."""
+    try:
+        fields = _decode_item(item)
+    except msgspec.DecodeError:
+        return ("unreadable", item)
+    kind = fields.type if isinstance(fields.type, str) else "message"
+    if kind == "message":
+        return (kind, fields.role, _text_of(fields.content))
+    if kind == "reasoning":
+        return (kind, fields.encrypted_content or fields.id)
+    if fields.call_id is not None:
+        return (kind, fields.call_id)
+    return (kind, fields.encrypted_content or fields.id or item)
+
+
+def _text_of(content: msgspec.Raw) -> object:
+    raw = bytes(content)
+    if raw.startswith(b'"'):
+        return _decode_string(raw)
+    try:
+        texts = [part.text for part in _decode_parts(raw)]
+    except msgspec.DecodeError:
+        return raw
+    # Parts without text, such as images, are told apart by their number and place.
+    return "".join(text if isinstance(text, str) else "\0" for text in texts)
+
+
+def _is_models_own(sign: tuple[object, ...]) -> bool:
+    return sign[0] in _MODELS_OWN or sign[:2] == ("message", "assistant")

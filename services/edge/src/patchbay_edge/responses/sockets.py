@@ -1,0 +1,261 @@
+"""The Responses API over a WebSocket: one connection, one response after the other.
+
+Each `response.create` frame is a request like any other. What the connection adds is its memory of the last response,
+so that the next frame need not repeat what was said, even where nothing is stored.
+
+https://platform.openai.com/docs/guides/websocket-mode
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from uvicorn.protocols.utils import ClientDisconnected
+
+from patchbay.canonical import ChatEvent, Finished, Started, Usage
+from patchbay.dialects.base import AnswerOptions, ErrorBody
+from patchbay.dialects.openai_responses import DIALECT as RESPONSES
+from patchbay.dialects.openai_responses import echo_of
+from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
+from patchbay.settings import Settings
+from patchbay.state.admission import Admission, Limits
+from patchbay.telemetry import metrics
+from patchbay_edge.callers import Callers
+from patchbay_edge.endpoints import CODEX_PREFIX, Endpoint, Endpoints, Operation
+from patchbay_edge.exchange import Receive, Scope, Send
+from patchbay_edge.gateway import Gateway
+from patchbay_edge.responses.body import read_body
+from patchbay_edge.responses.frames import FrameExchange, error_frame
+from patchbay_edge.responses.turns import Memory
+
+# Frames that wait for the response before them.
+_MOST_WAITING = 16
+_GOING_AWAY = 1001
+_UNSUPPORTED_DATA = 1003
+# A socket is a connection of the cluster. A key's own limits are for responses, each of which is admitted by itself.
+_NO_LIMITS = Limits()
+_NO_KEY = "#sockets"
+# What belongs to a frame and not to the request in it.
+_FRAME_FIELDS = ("type", "event_id", "generate", "stream_id")
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Sockets:
+    """Serves the WebSockets of one edge.
+
+    Args:
+        endpoints: Which paths there are.
+    """
+
+    def __init__(
+        self, settings: Settings, *, endpoints: Endpoints, callers: Callers, admission: Admission, gateway: Gateway
+    ) -> None:
+        self._settings = settings
+        self._endpoints = endpoints
+        self._callers = callers
+        self._admission = admission
+        self._gateway = gateway
+        self._open: set[_Connection] = set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one WebSocket from its upgrade to its close."""
+        request_id = f"req_{uuid.uuid4().hex}"
+        headers = _headers(scope)
+        await receive()
+        try:
+            endpoint = self._endpoint(scope["path"])
+            if self._gateway.draining:
+                raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
+            self._callers.identify(headers)
+            lease = await self._admission.admit(request_id=request_id, key_id=_NO_KEY, limits=_NO_LIMITS)
+        except PatchbayError as error:
+            await _refuse(send, RESPONSES.errors.write(error.error, request_id))
+            # Uvicorn takes a refused upgrade for a mistake of ours, and logs it as one, unless the client is gone.
+            raise ClientDisconnected from None
+        connection = _Connection(scope, endpoint, self._gateway, self._settings, receive, send)
+        self._open.add(connection)
+        self._all_closed.clear()
+        metrics.EDGE_SOCKETS.set(len(self._open))
+        try:
+            await send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id.encode())]})
+            await connection.run()
+        finally:
+            self._open.discard(connection)
+            metrics.EDGE_SOCKETS.set(len(self._open))
+            if not self._open:
+                self._all_closed.set()
+            await lease.release()
+
+    async def drain(self) -> None:
+        """Closes every socket as soon as it answers nothing, and returns when all are closed.
+
+        Uvicorn would cut them off at once, in the middle of their answers.
+        """
+        for connection in list(self._open):
+            connection.drain()
+        await self._all_closed.wait()
+
+    def _endpoint(self, path: str) -> Endpoint:
+        endpoint = self._endpoints.find(path)
+        if endpoint is None or endpoint.dialect is not RESPONSES or endpoint.operation is not Operation.CHAT:
+            raise PatchbayError(make_error(NOT_FOUND, f"there is no WebSocket at {path}"))
+        return endpoint
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One `response.create`."""
+
+    body: bytes
+    # False: nothing is to be generated, only remembered.
+    generate: bool
+
+
+class _Connection:
+    """One accepted socket."""
+
+    def __init__(
+        self, scope: Scope, endpoint: Endpoint, gateway: Gateway, settings: Settings, receive: Receive, send: Send
+    ) -> None:
+        self._scope = scope
+        self._endpoint = endpoint
+        self._gateway = gateway
+        self._settings = settings
+        self._receive = receive
+        self._send = send
+        self._memory = Memory()
+        # None: the end.
+        self._waiting: asyncio.Queue[str | None] = asyncio.Queue(_MOST_WAITING)
+        self._gone = asyncio.Event()
+        self._answering = False
+        self._draining = False
+
+    async def run(self) -> None:
+        """Answers frames until the client leaves or the edge drains."""
+        reader = asyncio.create_task(self._read(), name="socket-reader")
+        try:
+            while not self._gone.is_set():
+                text = await self._waiting.get()
+                if text is None:
+                    break
+                self._answering = True
+                await self._answer(text)
+                self._answering = False
+                if self._draining:
+                    break
+            if not self._gone.is_set():
+                await self._send({"type": "websocket.close", "code": _GOING_AWAY, "reason": "shutting down"})
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    def drain(self) -> None:
+        """Closes the socket, after the response that is being answered."""
+        self._draining = True
+        if not self._answering:
+            self._end()
+
+    def _end(self) -> None:
+        while self._waiting.full():
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(None)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._gone.set()
+                self._end()
+                return
+            text = message.get("text")
+            if text is None:
+                self._gone.set()
+                await self._send({"type": "websocket.close", "code": _UNSUPPORTED_DATA, "reason": "only text frames"})
+                self._end()
+                return
+            await self._waiting.put(text)
+
+    async def _answer(self, text: str) -> None:
+        request_id = f"req_{uuid.uuid4().hex}"
+        try:
+            frame = _read_frame(text, self._settings.limits.max_request_bytes)
+            if not frame.generate:
+                await self._warm_up(frame.body, request_id)
+                return
+        except PatchbayError as error:
+            await self._say(error_frame(RESPONSES.errors.write(error.error, request_id)))
+            return
+        exchange = FrameExchange(
+            self._scope, frame.body, self._say, self._gone, request_id=request_id, memory=self._memory
+        )
+        await self._gateway.serve(self._endpoint, exchange)
+
+    async def _say(self, text: str) -> None:
+        await self._send({"type": "websocket.send", "text": text})
+
+    async def _warm_up(self, body: bytes, request_id: str) -> None:
+        """Remembers what the next frame will go on from. It costs nothing, so no backend is asked."""
+        request = read_body(body, takes_messages=self._endpoint.prefix == CODEX_PREFIX)
+        model = msgspec.json.decode(_decode_fields(body).get("model", b'""'))
+        options = AnswerOptions(
+            stream=True,
+            model=model if isinstance(model, str) else "",
+            fallback_id=request_id,
+            created=int(time.time()),
+            echo=echo_of(body),
+        )
+        writer = RESPONSES.write_events(options)
+        nothing = [
+            ChatEvent(started=Started()),
+            ChatEvent(usage=Usage(input_tokens=0, output_tokens=0)),
+            ChatEvent(finished=Finished(stop_reason=Finished.STOP_REASON_END_TURN)),
+        ]
+        exchange = FrameExchange(self._scope, body, self._say, self._gone, request_id=request_id, memory=self._memory)
+        said = exchange.frames(writer.feed(nothing) + writer.close())
+        self._memory.response_id = exchange.response_id
+        self._memory.items = tuple(request.items)
+        for frame in said:
+            await self._say(frame)
+
+
+def _read_frame(text: str, max_bytes: int) -> _Frame:
+    """Reads a client's frame.
+
+    Raises:
+        InvalidRequest: It is no `response.create`.
+    """
+    data = text.encode()
+    if len(data) > max_bytes:
+        raise InvalidRequest(f"The frame is larger than {max_bytes} bytes.")
+    try:
+        fields = _decode_fields(data)
+        kind = msgspec.json.decode(fields.get("type", msgspec.Raw(b"null")))
+        generate = msgspec.json.decode(fields.get("generate", msgspec.Raw(b"true")))
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequest(f"We could not parse the JSON of your frame: {error}") from error
+    if kind != "response.create":
+        raise InvalidRequest(f"Invalid value: '{kind}'. Supported values are: 'response.create'.", "type")
+    if not isinstance(generate, bool):
+        raise InvalidRequest("Invalid type for 'generate': expected a boolean.", "generate")
+    request = {name: value for name, value in fields.items() if name not in _FRAME_FIELDS}
+    request["stream"] = msgspec.Raw(b"true")
+    return _Frame(msgspec.json.encode(request), generate)
+
+
+def _headers(scope: Scope) -> Mapping[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+async def _refuse(send: Send, error: ErrorBody) -> None:
+    headers = {"content-type": error.content_type, "content-length": str(len(error.body)), **error.headers}
+    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "websocket.http.response.body", "body": error.body})

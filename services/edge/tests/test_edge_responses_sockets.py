@@ -1,0 +1,250 @@
+"""The Responses API over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from patchbay.canonical import ChatEvent, Head
+from patchbay.errors import RATE_LIMITED, make_error
+from patchbay.testing.eventually import eventually
+from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, answer, failed, text
+from patchbay_proto.v1.provider_pb2 import ChatRequest
+
+StartEdge = Callable[..., AbstractAsyncContextManager]
+Json = dict[str, Any]
+
+KEYS = {"require_api_key": True, "api_keys": [{"key": "pb-secret", "id": "k1", "concurrent_requests": 1}]}
+ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+@asynccontextmanager
+async def socket(port: int, path: str = "/v1/responses", **headers: str) -> AsyncIterator[ClientConnection]:
+    async with connect(f"ws://127.0.0.1:{port}{path}", additional_headers=headers, open_timeout=5) as connection:
+        yield connection
+
+
+def create(words: str, **fields: object) -> str:
+    return json.dumps({"type": "response.create", "model": "m", "input": words, **fields})
+
+
+async def events(connection: ClientConnection) -> list[Json]:
+    """The frames up to the end of one response."""
+    found: list[Json] = []
+    async with asyncio.timeout(10):
+        while not found or found[-1]["type"] not in ENDS:
+            found.append(json.loads(await connection.recv()))
+    return found
+
+
+async def last(connection: ClientConnection) -> Json:
+    return (await events(connection))[-1]
+
+
+def said(request: ChatRequest) -> list[str]:
+    return [block.text.text for message in request.chat.messages for block in message.blocks]
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/codex/responses", "/codex/one/responses", "/api/v1/responses"])
+async def test_each_event_is_a_frame(start_edge: StartEdge, path: str) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running, socket(running.port, path) as connection:
+        await connection.send(create("How are you?", stream=False))
+        found = await events(connection)
+        assert [event["sequence_number"] for event in found] == list(range(len(found)))
+        assert (found[0]["type"], found[-1]["type"]) == ("response.created", "response.completed")
+        assert found[-1]["response"]["output"][0]["content"][0]["text"] == "Fine."
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_the_connection_remembers_its_last_response(start_edge: StartEdge, store: bool) -> None:
+    worker = ScriptedWorker([answer("Fine."), answer("Very."), answer("Bye.")])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?", store=store))
+        first = (await last(connection))["response"]["id"]
+        await connection.send(create("Really?", store=store, previous_response_id=first))
+        second = (await last(connection))["response"]["id"]
+        await connection.send(create("Bye!", store=store, previous_response_id=second))
+        third = (await last(connection))["response"]["id"]
+        assert said(worker.requests[2]) == ["How are you?", "Fine.", "Really?", "Very.", "Bye!"]
+        for response_id in (first, second, third):
+            stored = await running.client.get(f"/v1/responses/{response_id}")
+            assert stored.status_code == (200 if store else 404)
+        # Of what is not stored only the last one is known.
+        await connection.send(create("And?", store=store, previous_response_id=first))
+        end = await last(connection)
+        assert end["type"] == ("response.completed" if store else "error")
+        if not store:
+            assert (end["status"], end["error"]["code"]) == (400, "previous_response_not_found")
+
+
+async def test_what_was_said_in_a_connection_is_stored_when_that_is_asked_for(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine."), answer("Very."), answer("Bye.")])
+    async with start_edge(worker) as running:
+        async with socket(running.port) as connection:
+            await connection.send(create("How are you?", store=False))
+            first = (await last(connection))["response"]["id"]
+            await connection.send(create("Really?", store=True, previous_response_id=first))
+            second = (await last(connection))["response"]["id"]
+        body = {"model": "m", "input": "Bye!", "previous_response_id": second}
+        await running.client.post("/v1/responses", json=body)
+        assert said(worker.requests[2]) == ["How are you?", "Fine.", "Really?", "Very.", "Bye!"]
+
+
+async def test_a_warm_up_costs_nothing_and_is_gone_on_from(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine.")])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        await connection.send(create("You are helpful.", store=False, generate=False))
+        warm = await events(connection)
+        assert (warm[-1]["type"], warm[-1]["response"]["output"]) == ("response.completed", [])
+        assert worker.requests == []
+        warm_id = warm[-1]["response"]["id"]
+        assert warm_id == warm[0]["response"]["id"]
+        await connection.send(create("How are you?", store=False, previous_response_id=warm_id))
+        assert (await last(connection))["type"] == "response.completed"
+        assert said(worker.requests[0]) == ["You are helpful.", "How are you?"]
+
+
+BAD_FRAMES: dict[str, tuple[str, str | None]] = {
+    "no JSON": ("{", None),
+    "no object": ("[]", None),
+    "another type": ('{"type":"session.update"}', "type"),
+    "no type": ("{}", "type"),
+    "a wrong generate": ('{"type":"response.create","generate":1,"model":"m","input":"x"}', "generate"),
+    "no model": ('{"type":"response.create","input":"x"}', "model"),
+    "a wrong input": ('{"type":"response.create","model":"m","input":7}', "input"),
+    "a warm-up with a wrong input": ('{"type":"response.create","model":"m","input":7,"generate":false}', "input"),
+    "deep": ('{"type":"response.create","model":"m","input":' + "[" * 99_999, None),
+}
+
+
+async def test_bad_frames_are_refused_and_the_connection_goes_on(start_edge: StartEdge) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running, socket(running.port) as connection:
+        for name, (frame, parameter) in BAD_FRAMES.items():
+            await connection.send(frame)
+            end = await last(connection)
+            assert (end["type"], end["status"]) == ("error", 400), name
+            assert (end["error"]["type"], end["error"]["param"]) == ("invalid_request_error", parameter), name
+        await connection.send(create("How are you?"))
+        assert (await last(connection))["type"] == "response.completed"
+
+
+async def test_an_error_has_its_status_and_when_to_come_again(start_edge: StartEdge) -> None:
+    limited = failed(make_error(RATE_LIMITED, "slow down", retry_after=7))
+    async with start_edge(ScriptedWorker([[limited]])) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?"))
+        (end,) = await events(connection)
+        assert (end["type"], end["status"], end["headers"]["retry-after"]) == ("error", 429, "7")
+        assert end["error"]["message"] == "slow down"
+
+
+async def test_an_answer_that_breaks_off_fails_in_the_stream(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([[[STARTED, BLOCK, text("half")]], answer("Fine.")])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?"))
+        assert (await last(connection))["type"] == "response.failed"
+        await connection.send(create("Again."))
+        assert (await last(connection))["type"] == "response.completed"
+
+
+async def test_frames_are_answered_one_after_the_other(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("1"), answer("2"), answer("3")])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        for words in ("a", "b", "c"):
+            await connection.send(create(words))
+        texts = [(await last(connection))["response"]["output"][0]["content"][0]["text"] for _ in range(3)]
+        assert texts == ["1", "2", "3"]
+
+
+async def test_the_limits_of_an_account_come_as_a_frame(start_edge: StartEdge) -> None:
+    headers = {"x-codex-primary-used-percent": "12.5", "x-codex-primary-window-minutes": "300"}
+    script = [[ChatEvent(head=Head(status=200, headers=headers))], *answer("Fine.")]
+    async with start_edge(ScriptedWorker([script])) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?"))
+        first = (await events(connection))[0]
+        assert first["type"] == "codex.rate_limits"
+        assert first["rate_limits"] == {"primary": {"used_percent": 12.5, "window_minutes": 300}, "secondary": None}
+
+
+async def test_a_client_that_leaves_stops_its_answer(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([[[STARTED, BLOCK, text("half")], HANG]])
+    async with start_edge(worker) as running:
+        async with socket(running.port) as connection:
+            await connection.send(create("How are you?"))
+            await connection.recv()
+        await eventually(lambda: worker.cancelled == 1)
+        await running.idle()
+
+
+async def test_an_upgrade_is_refused_with_a_status(start_edge: StartEdge, caplog: pytest.LogCaptureFixture) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")]), security=KEYS) as running:
+        for path, headers, status in (
+            ("/v1/responses", {}, 401),
+            ("/v1/responses", {"authorization": "Bearer wrong"}, 401),
+            ("/v1/chat/completions", {"authorization": "Bearer pb-secret"}, 404),
+            ("/nowhere", {"authorization": "Bearer pb-secret"}, 404),
+        ):
+            with pytest.raises(InvalidStatus) as raised:
+                async with socket(running.port, path, **headers):
+                    pass
+            assert raised.value.response.status_code == status
+            assert json.loads(raised.value.response.body or b"")["error"]["message"]
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        # The key's own limit is for what is answered, not for sockets.
+        allowed = {"authorization": "Bearer pb-secret"}
+        async with socket(running.port, **allowed) as one, socket(running.port, **allowed) as other:
+            for connection in (one, other):
+                await connection.send(create("How are you?"))
+                assert (await last(connection))["type"] == "response.completed"
+
+
+async def test_sockets_are_counted_among_the_connections(start_edge: StartEdge) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")]), limits={"max_connections": 2}) as running:
+        async with socket(running.port), socket(running.port):
+            with pytest.raises(InvalidStatus) as raised:
+                async with socket(running.port):
+                    pass
+            assert raised.value.response.status_code == 503
+            assert raised.value.response.headers["retry-after"] == "1"
+        await running.idle()
+        async with socket(running.port):
+            pass
+
+
+async def test_binary_frames_end_the_connection(start_edge: StartEdge) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running, socket(running.port) as connection:
+        await connection.send(b"\x00")
+        with pytest.raises(ConnectionClosed) as raised:
+            await asyncio.wait_for(connection.recv(), 5)
+        assert raised.value.rcvd is not None
+        assert raised.value.rcvd.code == 1003
+
+
+async def test_a_drain_lets_answers_end_and_closes_the_idle(start_edge: StartEdge) -> None:
+    release = asyncio.Event()
+    worker = ScriptedWorker([[[STARTED, BLOCK, text("slow")], release, [FINISHED]]])
+    async with start_edge(worker) as running, socket(running.port) as busy, socket(running.port) as idle:
+        await busy.send(create("How are you?"))
+        assert json.loads(await busy.recv())["type"] == "response.created"
+        running.server._drain()
+        with pytest.raises(ConnectionClosed) as raised:
+            await asyncio.wait_for(idle.recv(), 1)
+        assert raised.value.rcvd is not None
+        assert raised.value.rcvd.code == 1001
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket(running.port):
+                pass
+        assert refused.value.response.status_code == 503
+        release.set()
+        assert (await last(busy))["type"] == "response.completed"
+        with pytest.raises(ConnectionClosed) as closed:
+            await asyncio.wait_for(busy.recv(), 5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+        await asyncio.wait_for(asyncio.shield(running.serving), 10)
