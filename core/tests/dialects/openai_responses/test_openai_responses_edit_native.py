@@ -206,7 +206,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_chatgpt_gets(name: str) -> None:
     body, expected, warnings = CASES[name]
-    assert edit({"model": "m", **body}) == ({"model": "m", **WANTED, **expected}, warnings)
+    edited = edit({"model": "m", **body})
+    assert edited == ({"model": "m", **WANTED, **expected}, warnings)
+    # What has been edited needs no more of it.
+    assert edit(edited[0]) == (edited[0], [])
 
 
 @pytest.mark.parametrize(
