@@ -7,6 +7,7 @@ from patchbay.canonical import (
     Block,
     BlockList,
     Chat,
+    CustomTool,
     Document,
     FunctionTool,
     Image,
@@ -38,6 +39,7 @@ def of(block: Block) -> int:
         (Chat(system=[TEXT]), 1000),
         (Chat(messages=[Message(blocks=[TEXT, TEXT])]), 2000),
         (Chat(tools=[Tool(function=FunctionTool(name="f", description=LONG, input_schema_json=LONG))]), 2000),
+        (Chat(tools=[Tool(custom=CustomTool(name="f", description=LONG, format_json=LONG))]), 2000),
         (Chat(tools=[Tool(opaque=Opaque(json=LONG))]), 1000),
         (Chat(response_format=ResponseFormat(schema_json=LONG)), 1000),
     ],
@@ -51,6 +53,7 @@ def test_system_tools_and_formats_count(chat: Chat, least: int) -> None:
     [
         (TEXT, 1000),
         (Block(thinking=Thinking(text=LONG)), 1000),
+        (Block(thinking=Thinking(signature=LONG)), 1000),
         (Block(redacted_thinking=RedactedThinking(data=LONG)), 1000),
         (Block(refusal=Refusal(text=LONG)), 1000),
         (Block(tool_use=ToolUse(name="f", input_json=LONG)), 1000),

@@ -39,7 +39,8 @@ def _block(block: Block) -> int:
         case "text":
             return _text(block.text.text)
         case "thinking":
-            return _text(block.thinking.text)
+            # Without its text it is in its signature, encrypted.
+            return _text(block.thinking.text or block.thinking.signature)
         case "refusal":
             return _text(block.refusal.text)
         case "tool_use":

@@ -206,7 +206,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_chatgpt_gets(name: str) -> None:
     body, expected, warnings = CASES[name]
-    assert edit({"model": "m", **body}) == ({"model": "m", **WANTED, **expected}, warnings)
+    edited = edit({"model": "m", **body})
+    assert edited == ({"model": "m", **WANTED, **expected}, warnings)
+    # What has been edited needs no more of it.
+    assert edit(edited[0]) == (edited[0], [])
 
 
 @pytest.mark.parametrize(
@@ -239,6 +242,8 @@ def test_items_that_need_no_change_keep_their_bytes() -> None:
 def test_other_servers_do_not_get_codex_notes() -> None:
     quirks = replace(QUIRKS, message_metadata=False)
     body = json.loads(CODEX)
+    # Ids are such a server's own affair.
+    body["input"][5]["id"] = "chatcmpl-1"
     edited, warnings = edit(body, quirks)
     del body["input"][3]["internal_chat_message_metadata_passthrough"]
     assert (edited, warnings) == (body, [])

@@ -11,16 +11,15 @@ from collections.abc import Callable
 import msgspec
 
 from patchbay.dialects.base import NativeEdit
-from patchbay.dialects.hints import is_hint, is_limit
 from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_array, load_object
 from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_responses._item_rules import (
-    MESSAGE_METADATA,
     NOTHING,
     fit_fields,
     fit_schema,
     fit_tier,
     fit_tool_type,
+    is_missed,
 )
 from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
 from patchbay.dialects.openai_responses._write_request import ENCRYPTED_REASONING
@@ -35,10 +34,8 @@ class _Item(msgspec.Struct):
 
     type: object = None
     role: object = None
-    id: object = None
     call_id: object = None
     encrypted_content: object = None
-    metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name=MESSAGE_METADATA)
 
 
 _decode_item = msgspec.json.Decoder(_Item).decode
@@ -132,11 +129,8 @@ class _Edit:
         return changed
 
     def _remove(self, name: str) -> None:
-        value = self._fields[name]
         self.removed.add(name)
-        if name == "max_output_tokens" and value.isdigit() and not is_limit(int(value)):
-            return
-        if not is_hint(NAME, name, value):
+        if is_missed(name, self._fields[name]):
             self._warnings.dropped(name)
 
     def _include(self) -> Object:
@@ -195,8 +189,8 @@ class _Edit:
             if kind == "reasoning" and not is_openai_made(str(item.encrypted_content or "")):
                 return None
         fields = load_object(raw)
-        is_changed = fit_fields(fields, kind, self._quirks)
-        if isinstance(item.call_id, str):
+        is_changed = fit_fields(fields, kind, self._quirks, keeps_ids=self._quirks.keeps_answers)
+        if isinstance(item.call_id, str) and not self._quirks.keeps_answers:
             call_id = fitted(item.call_id, self._quirks.max_call_id, NOTHING)
             is_changed = is_changed or call_id != item.call_id
             fields["call_id"] = dump(call_id)

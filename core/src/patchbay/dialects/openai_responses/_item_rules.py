@@ -1,4 +1,4 @@
-"""What a server takes of an item that was written for another, or by an older client."""
+"""What a server takes of a request that was written for another, or by an older client."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 
 import msgspec
 
+from patchbay.dialects.hints import is_hint, is_limit
 from patchbay.dialects.json_text import Object, dump
-from patchbay.dialects.openai_responses._quirks import OpenAIResponsesQuirks
+from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
 
 # Item type -> how the ids of such items begin.
 _ID_PREFIXES = {
@@ -18,18 +19,22 @@ _ID_PREFIXES = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctc",
 }
-MESSAGE_METADATA = "internal_chat_message_metadata_passthrough"
+_MESSAGE_METADATA = "internal_chat_message_metadata_passthrough"
 # What a call's id may not be: empty.
 NOTHING = re.compile(r"(?!)")
 
 
-def fit_fields(fields: Object, kind: str, quirks: OpenAIResponsesQuirks) -> bool:
-    """Takes out, or changes, the fields of an item that the server would refuse it for; whether there were any."""
+def fit_fields(fields: Object, kind: str, quirks: OpenAIResponsesQuirks, *, keeps_ids: bool = False) -> bool:
+    """Takes out, or changes, the fields of an item that the server would refuse it for; whether there were any.
+
+    Args:
+        keeps_ids: Whether the item's id is the client's to get right.
+    """
     before = len(fields)
-    if "id" in fields and not _may_be_id(fields["id"], kind, quirks):
+    if "id" in fields and not keeps_ids and not _may_be_id(fields["id"], kind, quirks):
         del fields["id"]
     if not quirks.message_metadata:
-        fields.pop(MESSAGE_METADATA, None)
+        fields.pop(_MESSAGE_METADATA, None)
     changed = len(fields) != before
     if fields.get("role") == b'"system"' and not quirks.system_role:
         fields["role"] = b'"developer"'
@@ -43,6 +48,13 @@ def fit_schema(schema: Object, quirks: OpenAIResponsesQuirks) -> bool:
     for name in refused:
         del schema[name]
     return bool(refused)
+
+
+def is_missed(name: str, value: bytes) -> bool:
+    """Whether a field of the request asked for something, so that it is not to be left out without a word."""
+    if name == "max_output_tokens" and value.isdigit():
+        return is_limit(int(value))
+    return not is_hint(NAME, name, value)
 
 
 def fit_tier(tier: str, quirks: OpenAIResponsesQuirks) -> str | None:

@@ -9,9 +9,8 @@ import msgspec
 from patchbay.canonical import Chat, Reasoning, ResponseFormat
 from patchbay.dialects.base import WrittenRequest
 from patchbay.dialects.efforts import effort_of_budget, nearest_effort
-from patchbay.dialects.hints import is_hint, is_limit
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_array, load_object
-from patchbay.dialects.openai_responses._item_rules import fit_tier
+from patchbay.dialects.openai_responses._item_rules import fit_tier, is_missed
 from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
 from patchbay.dialects.openai_responses._read_request import LOGPROBS
 from patchbay.dialects.openai_responses._write_items import ItemWriter
@@ -80,7 +79,8 @@ def _write(chat: Chat, model: str, quirks: OpenAIResponsesQuirks, names: ToolNam
     add_missing(body, own)
     body |= tools.fields()
     for name in sorted(quirks.unsupported & body.keys()):
-        _drop(body, name, warnings)
+        if is_missed(name, body.pop(name)):
+            warnings.dropped(name)
     written = items.write(chat)
     tools.add_items(written)
     body["input"] = dump_array(written)
@@ -112,14 +112,6 @@ def _names_items(chat: Chat, own: Object) -> bool:
         for block in message.blocks
         if block.HasField("opaque")
     )
-
-
-def _drop(body: Object, name: str, warnings: Warnings) -> None:
-    value = body.pop(name)
-    if name == "max_output_tokens" and value.isdigit() and not is_limit(int(value)):
-        return
-    if not is_hint(NAME, name, value):
-        warnings.dropped(name)
 
 
 def _sampling(chat: Chat, quirks: OpenAIResponsesQuirks, warnings: Warnings) -> Object:
