@@ -199,6 +199,17 @@ async def test_native_bytes_pass_and_are_kept(start_edge: StartEdge) -> None:
         assert stored.json()["output"][0]["content"][0]["text"] == "Very."
 
 
+async def test_what_codex_says_of_itself_goes_on_and_what_others_say_does_not(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([native_answer("resp_up1", "Fine.")], backends=[("p", "openai_responses")])
+    codex = {"originator": "codex_exec", "user-agent": "codex_exec/1", "x-codex-window-id": "w:1", "session-id": "s"}
+    async with start_edge(worker, backends=PLATFORM) as running:
+        await running.client.post(PATH, json={**ASK, "stream": True}, headers={**codex, "cookie": "a=b"})
+        assert dict(worker.requests[0].headers) == codex
+        assert worker.requests[0].session_id == "s"
+        await running.client.post(PATH, json={**ASK, "stream": True}, headers={"user-agent": "curl", "x-codex-a": "b"})
+        assert dict(worker.requests[1].headers) == {}
+
+
 async def test_a_backend_that_did_not_make_a_response_gets_all_of_it(start_edge: StartEdge) -> None:
     worker = ScriptedWorker(
         [answer("Fine."), native_answer("resp_up2", "Very.")], backends=[("a", ""), ("p", "openai_responses")]

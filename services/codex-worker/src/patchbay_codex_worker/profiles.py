@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-from patchbay.dialects.base import Dialect
+from patchbay.dialects.openai_responses import CHATGPT, DIALECT, OpenAIResponsesQuirks
 from patchbay.upstream.profile import Profile
-
-Quirks = TypeVar("Quirks")
 
 # The Codex CLI that the backend is told of where the client is none, and asked for the models of.
 _VERSION = "0.169.0"
@@ -31,32 +27,36 @@ _CODEX_HEADERS = frozenset(
 )
 
 
-def chatgpt(dialect: Dialect[Quirks], quirks: Quirks) -> Profile[Quirks]:
-    """The backend that Codex uses with a ChatGPT account."""
-    return Profile(
-        kind="codex",
-        dialect=dialect,
-        quirks=quirks,
-        chat_path="/codex/responses",
-        models_path=f"/codex/models?client_version={_VERSION}",
-        # Generic agents meet a firewall.
-        headers={
-            "accept": "text/event-stream",
-            "originator": "codex_cli_rs",
-            "user-agent": f"codex_cli_rs/{_VERSION} (Linux; x86_64)",
-        },
-        forwarded_headers=_CODEX_HEADERS,
-        owned_by="openai",
-    )
+# The backend that Codex uses with a ChatGPT account.
+CODEX = Profile(
+    kind="codex",
+    dialect=DIALECT,
+    quirks=CHATGPT,
+    chat_path="/codex/responses",
+    models_path=f"/codex/models?client_version={_VERSION}",
+    # Generic agents meet a firewall.
+    headers={
+        "accept": "text/event-stream",
+        "originator": "codex_cli_rs",
+        "user-agent": f"codex_cli_rs/{_VERSION} (Linux; x86_64)",
+    },
+    forwarded_headers=_CODEX_HEADERS,
+    owned_by="openai",
+)
 
-
-def platform(dialect: Dialect[Quirks], quirks: Quirks) -> Profile[Quirks]:
-    """The Responses API of OpenAI, and of servers compatible with it."""
-    return Profile(
-        kind="openai-responses",
-        dialect=dialect,
-        quirks=quirks,
-        chat_path="/responses",
-        models_path="/models",
-        owned_by="openai",
-    )
+# https://platform.openai.com/docs/api-reference/responses, and servers compatible with it.
+OPENAI_RESPONSES = Profile(
+    kind="openai-responses",
+    dialect=DIALECT,
+    quirks=OpenAIResponsesQuirks(),
+    chat_path="/responses",
+    models_path="/models",
+    count_tokens_path="/responses/input_tokens",
+    count_tokens_fields=frozenset(
+        {
+            "model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "reasoning", "text",
+            "truncation", "previous_response_id", "conversation",
+        }
+    ),
+    owned_by="openai",
+)  # fmt: skip

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from patchbay.settings import Settings
+from patchbay.settings import Backend, Settings
+from patchbay.upstream.provider import HttpProvider
 from patchbay.worker.runtime import Shared
 from patchbay.worker.service import Provider
+from patchbay_codex_worker.profiles import CODEX, OPENAI_RESPONSES
+from patchbay_codex_worker.provider import CodexProvider
 
 
 def build(settings: Settings, shared: Shared) -> list[Provider]:
     """One provider for each enabled backend of this worker."""
-    return []
+    return [
+        _provider(backend, settings, shared)
+        for backend in settings.enabled_backends().values()
+        if backend.worker == "codex-worker"
+    ]
+
+
+def _provider(backend: Backend, settings: Settings, shared: Shared) -> Provider:
+    if backend.kind == "codex":
+        return CodexProvider(backend, CODEX, settings, shared)
+    return HttpProvider(backend, OPENAI_RESPONSES)

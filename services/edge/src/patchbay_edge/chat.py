@@ -32,6 +32,20 @@ log = structlog.get_logger(__name__)
 
 # Sent upstream as they came, when the upstream's profile takes them.
 _FORWARDED_HEADERS = ("anthropic-beta", "anthropic-version")
+# What a Codex client says of itself and its turn. Another client's `user-agent` says nothing that an upstream needs.
+_CODEX_MARK = "originator"
+_CODEX_HEADERS = frozenset(
+    {
+        _CODEX_MARK,
+        "session-id",
+        "thread-id",
+        "user-agent",
+        "version",
+        "x-client-request-id",
+        "x-openai-internal-codex-responses-lite",
+    }
+)
+_CODEX_PREFIX = "x-codex-"
 # Claude Code names its session in `metadata.user_id`, as JSON or, before 2.1, at the end of a text.
 _SESSION_IN_USER = re.compile(r'"session_id"\s*:\s*"([^"]+)"|_session_([0-9a-f-]{36})\Z')
 # The name that a client gives a conversation for us, rather than for itself.
@@ -238,7 +252,12 @@ def takes_native(worker: WorkerRecord, target: Target, dialect: AnyDialect) -> b
 
 
 def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: headers[name] for name in _FORWARDED_HEADERS if name in headers}
+    forwarded = {name: headers[name] for name in _FORWARDED_HEADERS if name in headers}
+    if _CODEX_MARK in headers:
+        forwarded |= {
+            name: value for name, value in headers.items() if name in _CODEX_HEADERS or name.startswith(_CODEX_PREFIX)
+        }
+    return forwarded
 
 
 def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
