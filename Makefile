@@ -8,6 +8,9 @@ ARGS ?=
 UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 BUF := proto/node_modules/.bin/buf
+CLIENTS := tests/clients/node_modules/.bin/codex
+# npm comes with Node.js from the package index, like everything else.
+NPM_CI := PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --no-audit --no-fund --loglevel=error
 # uv takes the Python that made .tools, and never fetches one.
 export UV_PYTHON := $(CURDIR)/.tools/bin/python
 export UV_PYTHON_DOWNLOADS := never
@@ -46,7 +49,7 @@ down: .venv/.synced ## Stop what runs here
 status: .venv/.synced ## Show what runs here
 	@exec .venv/bin/patchbay status
 
-test: .venv/.synced-dev ## Run every test
+test: .venv/.synced-dev $(CLIENTS) ## Run every test
 	.venv/bin/pytest $(ARGS)
 
 bench: .venv/.synced-dev ## Measure, side by side with its peers
@@ -107,7 +110,10 @@ clean: ## Remove everything that make has made
 	@$(UV) sync --quiet --frozen --all-packages --inexact
 	@touch $@ .venv/.synced
 
-$(BUF): proto/package.json proto/package-lock.json
-	@command -v npm >/dev/null || { echo "buf needs Node.js: apt-get install nodejs npm" >&2; exit 1; }
-	@cd proto && npm ci --no-audit --no-fund --loglevel=error
+$(BUF): proto/package.json proto/package-lock.json .venv/.synced-dev
+	@cd proto && $(NPM_CI)
+	@touch $@
+
+$(CLIENTS): tests/clients/package.json tests/clients/package-lock.json .venv/.synced-dev
+	@cd tests/clients && $(NPM_CI)
 	@touch $@
