@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -276,7 +276,11 @@ def normal(chat: Chat) -> Chat:
     return chat
 
 
-@settings(max_examples=100, deadline=None)
+# The first text drawn has hypothesis make its table of all characters.
+SLOW_AT_FIRST = [HealthCheck.too_slow]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_AT_FIRST)
 @given(chats())
 def test_a_chat_survives(chat: Chat) -> None:
     written = write_request(chat, "m", QUIRKS)
@@ -284,7 +288,7 @@ def test_a_chat_survives(chat: Chat) -> None:
     assert normal(read_request(written.body)) == normal(chat)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_AT_FIRST)
 @given(chats(), st.sampled_from([QUIRKS, CHATGPT]))
 def test_a_growing_conversation_keeps_its_prefix(chat: Chat, quirks: OpenAIResponsesQuirks) -> None:
     """A provider caches by prefix: what was sent in turn N is sent again, byte for byte, in turn N+1."""
