@@ -8,5 +8,8 @@ from patchbay.worker.service import Provider
 
 
 def build(settings: Settings, shared: Shared) -> list[Provider]:
-    """One provider for each enabled backend of this worker."""
+    """One provider for each backend of this worker whose dialect there is: none, until there is that of Responses.
+
+    Then it is `CodexProvider` with the profile `chatgpt`, and `HttpProvider` with `platform`.
+    """
     return []
