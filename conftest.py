@@ -1,10 +1,15 @@
-"""How the tests are shared out between processes that run them side by side (`pytest -n 2 --no-loadscope-reorder`)."""
+"""What holds for all tests: how they are shared out between processes, and what a slow machine may do."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+# How long a machine takes to think of an example says nothing about the code: the first text alone takes seconds.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 # These start `claude` processes, or kill and stop clusters under load: more than enough for two cores.
 _CROWDED = (
@@ -18,7 +23,7 @@ _CROWDED = (
 
 
 class _InRows(LoadFileScheduling):
-    """Keeps the tests of a file together, and the crowded ones in one row."""
+    """Keeps the tests of a file together, and the crowded ones in one row (with `--no-loadscope-reorder`)."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "crowded" if nodeid.startswith(_CROWDED) else super()._split_scope(nodeid)

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from patchbay.testing.eventually import wait_until
+from patchbay_cli import plan
 
 KEY = "sk-made-up-0123456789"
 
@@ -149,31 +150,27 @@ def test_status_and_down(machine):
     assert machine.left() == []
 
 
-def test_what_is_in_the_embedded_valkey_is_kept_where_sign_ins_are(machine):
-    def valkey(*words):
-        socket_path = str(machine.directory / ".patchbay/valkey.sock")
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(socket_path)
-            connection.sendall(" ".join(words).encode() + b"\r\n")
-            return connection.recv(100)
+def planned(machine, *argv):
+    """The services of a system, by name, without starting them."""
+    state = machine.directory / ".patchbay"
+    environ = {"PATCHBAY_CONFIG": "/dev/null"}
+    flags = ["--server.port=0", "--standin.port=0", *argv]
+    made = plan.make(flags, environ, state=state, programs=machine.programs)
+    return {service.name: service.command for service in made.services}
 
-    for expected in (b"+OK", b"$4\r\nkept"):
-        process = machine.up(f"--security.secrets_key={'00' * 32}")
-        assert valkey(*(("SET", "pb:x", "kept") if expected == b"+OK" else ("GET", "pb:x"))).startswith(expected)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+
+def test_the_embedded_valkey_writes_to_disk_where_sign_ins_are_kept_in_it(machine):
+    for argv, kept in (((), "no"), ((f"--security.secrets_key={'00' * 32}",), "yes")):
+        command = planned(machine, *argv)["valkey"]
+        assert command[command.index("--appendonly") + 1] == kept
 
 
 def test_a_worker_that_only_some_need_starts_where_it_is_needed(machine):
-    machine.install("patchbay-codex-worker", stop="child.kill()")
-    backend = '{"kind": "codex", "credentials": "signed_in"}'
-    process = machine.up(f"--backends.codex={backend}", "--backends.default_backend=codex")
-    assert re.search(r"^ *codex-worker ", machine.said(), re.MULTILINE)
-    assert "uses the operator's own sign-in" in machine.said()
-    machine.pid_of("patchbay-codex-worker")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert machine.left() == []
+    machine.install("patchbay-codex-worker")
+    assert "codex-worker" not in planned(machine)
+    services = planned(machine, "--backends.codex.credentials=signed_in")
+    assert services["codex-worker"][0] == str(machine.programs / "patchbay-codex-worker")
+    assert {"openai-worker", "claude-worker"} <= set(services)
 
 
 def test_secrets_are_in_no_file_and_no_command_line(machine):

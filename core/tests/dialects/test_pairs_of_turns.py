@@ -61,6 +61,32 @@ def openai_stream(name: str, call_id: str) -> bytes:
     return b"".join(f"data: {json.dumps({'id': 'c', **chunk})}\n\n".encode() for chunk in chunks)
 
 
+def responses_stream(name: str, call_id: str) -> bytes:
+    def call(number: int, called: str, arguments: str) -> Json:
+        item = {"type": "function_call", "id": f"fc_{call_id}{number}", "call_id": f"{call_id}{number}"}
+        return item | {"name": called, "arguments": arguments, "status": "completed"}
+
+    summary = [{"type": "summary_text", "text": "hm"}]
+    text = {"type": "output_text", "text": "I look.\n", "annotations": []}
+    output: list[Json] = [
+        {"type": "reasoning", "id": "rs_1", "summary": summary, "encrypted_content": "gAAAAB"},
+        {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [text]},
+        call(0, name, '{"a": [1.50, "é"]}'),
+        call(1, "f", "{}"),
+    ]
+    events: list[Json] = [{"type": "response.created", "response": {"id": "resp_1", "model": "gpt", "output": []}}]
+    events += [
+        {"type": "response.output_item.done", "output_index": index, "item": item} for index, item in enumerate(output)
+    ]
+    usage = {"input_tokens": 5, "output_tokens": 9, "total_tokens": 14}
+    response = {"id": "resp_1", "model": "gpt", "status": "completed", "output": output, "usage": usage}
+    events.append({"type": "response.completed", "response": response})
+    return b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events)
+
+
+STREAMS = {"anthropic": anthropic_stream, "openai_chat": openai_stream, "openai_responses": responses_stream}
+
+
 def first_turn(client: str) -> Json:
     schema = {"type": "object", "properties": {"a": {"type": "array"}}}
     if client == "anthropic":
@@ -74,6 +100,20 @@ def first_turn(client: str) -> Json:
             "tools": [{"name": name, "input_schema": schema} for name in (LONG_NAME, "f")],
             "thinking": {"type": "enabled", "budget_tokens": 2000},
             "messages": [{"role": "user", "content": "hi"}],
+        }
+    if client == "openai_responses":
+        tools = [{"type": "function", "name": name, "strict": False, "parameters": schema} for name in (LONG_NAME, "f")]
+        return {
+            "model": "m",
+            "max_output_tokens": 4000,
+            "reasoning": {"effort": "low", "summary": "auto"},
+            "store": False,
+            "include": ["reasoning.encrypted_content"],
+            "tools": tools,
+            "input": [
+                {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+                for role, text in (("developer", "Be kind."), ("user", "hi"))
+            ],
         }
     return {
         "model": "m",
@@ -98,6 +138,13 @@ def next_turn(client: str, body: Json, said: Json, number: int) -> Json:
         old = json.loads(json.dumps(body["messages"]).replace(', "cache_control": {"type": "ephemeral"}', ""))
         messages = [*old, {"role": "assistant", "content": said["content"]}, {"role": "user", "content": results}]
         return body | {"messages": messages, "system": [*system, *body["system"][1:]]}
+    if client == "openai_responses":
+        outputs = [
+            {"type": "function_call_output", "call_id": item["call_id"], "output": "r"}
+            for item in said["output"]
+            if item["type"] == "function_call"
+        ]
+        return body | {"input": [*body["input"], *said["output"], *outputs]}
     message = said["choices"][0]["message"]
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "r"} for call in message["tool_calls"]]
     return body | {"messages": [*body["messages"], message, *results]}
@@ -106,7 +153,7 @@ def next_turn(client: str, body: Json, said: Json, number: int) -> Json:
 def prompt(upstream: str, body: bytes) -> bytes:
     """What the provider reads, in its order, up to the end of the last message."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    parts = [bytes(fields[name]) for name in ("tools", "system", "messages") if name in fields]
+    parts = [bytes(fields[name]) for name in ("tools", "system", "instructions", "messages", "input") if name in fields]
     # Marks move, and are no part of the text; nor to Anthropic is the line of attribution.
     text = b"".join(parts).removesuffix(b"]").replace(b',"cache_control":{"type":"ephemeral"}', b"")
     return re.sub(rb"cch=\d;", b"", text) if upstream == "anthropic" else text
@@ -116,7 +163,7 @@ def prompt(upstream: str, body: bytes) -> bytes:
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_a_turn_begins_with_the_one_before(client: str, upstream: str, stream: bool, call_id: str) -> None:
-    speak = anthropic_stream if upstream == "anthropic" else openai_stream
+    speak = STREAMS[upstream]
     body = first_turn(client)
     before = b""
     for number in range(4):

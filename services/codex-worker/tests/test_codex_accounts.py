@@ -313,11 +313,26 @@ async def test_a_refused_token_is_renewed_once_and_the_request_sent_again(
     assert await second.unauthorized()
     assert (await first.headers()) == (await second.headers())
     assert issuer.granted == 1
-    # What was renewed a moment ago, and is refused again, is not helped by renewing.
+    # What is refused again, in the same request, is not helped by renewing it again.
     assert not await first.unauthorized()
-    clock.now += 60
-    assert await first.unauthorized()
-    assert issuer.granted == 2
+    assert issuer.granted == 1
+
+
+async def test_an_account_that_is_refused_whatever_its_token_is_not_renewed_with_each_request(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer, clock: Clock
+) -> None:
+    pool = pool_of(accounts=["a"])
+
+    async def refused() -> bool:
+        account = await pool.pick("")
+        await account.headers()
+        return await account.unauthorized()
+
+    assert [await refused() for _ in range(7)] == [True] * 4 + [False] * 3
+    assert issuer.granted == 4
+    clock.now += 31
+    assert [await refused() for _ in range(3)] == [True, False, False]
+    assert issuer.granted == 5
 
 
 async def test_a_sign_in_that_has_ended_is_said_and_the_others_go_on(

@@ -29,7 +29,7 @@ assert SEALER is not None
 # refused at once and says with which tokens they would be sent again.
 REPLICA = textwrap.dedent(
     """
-    import asyncio, json, sys, time
+    import asyncio, json, sys
     from patchbay.settings import load
     from patchbay.state.connection import connect
     from patchbay.telemetry import logs
@@ -37,17 +37,14 @@ REPLICA = textwrap.dedent(
     from patchbay.worker.runtime import Shared
     from patchbay_codex_worker.accounts import make_pool
 
-    minutes = 0
-
     async def open_pool(flags, home):
         settings = load(flags, {"HOME": home})
         logs.configure(settings.telemetry, service="replica")
         redis = connect(settings.redis.connect_url(), timeout=5)
         [backend] = settings.enabled_backends().values()
         shared = Shared(redis=redis, worker_id=sys.argv[1])
-        clock = lambda: time.time() + 60 * minutes
         http = HttpUpstream(backend.base_url, backend.timeouts)
-        pool, _ = make_pool(backend, settings, shared, upstream=http, claim_seconds=2.0, clock=clock)
+        pool, _ = make_pool(backend, settings, shared, upstream=http, claim_seconds=2.0)
         await pool.reload()
         return pool
 
@@ -61,14 +58,11 @@ REPLICA = textwrap.dedent(
         return (await account.headers())["authorization"]
 
     async def main():
-        global minutes
         while line := await asyncio.to_thread(sys.stdin.readline):
             asked, met, answer = json.loads(line), [], []
             if "flags" in asked:
                 pool = await open_pool(asked["flags"], asked["home"])
             else:
-                # A token that was renewed a moment ago is not renewed because it is refused.
-                minutes += 1
                 answer = await asyncio.gather(*(refused(pool, met, asked["refuse"]) for _ in range(asked["refuse"])))
             print(json.dumps(answer), flush=True)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from issuers import Issuer
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from patchbay.codex.auth_file import AuthFile
@@ -22,7 +23,7 @@ from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.codex_renewals import CodexRenewals
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_codex_worker.accounts.renewal import RenewalFailed, Renewer
 
@@ -77,6 +78,11 @@ async def place(request: pytest.FixtureRequest, store: CodexAccounts, issuer: Is
 async def test_many_at_once_are_one_renewal_in_all_replicas(
     place: Place, issuer: Issuer, renewer_of: MakeRenewer
 ) -> None:
+    def counted(outcome: str) -> float:
+        labels = {"backend": "codex", "outcome": outcome}
+        return REGISTRY.get_sample_value("patchbay_codex_renewals_total", labels) or 0
+
+    before = counted("renewed"), counted("adopted")
     replicas = [renewer_of() for _ in range(3)]
     spent = await place.load()
     issuer.hold.clear()
@@ -89,8 +95,23 @@ async def test_many_at_once_are_one_renewal_in_all_replicas(
     assert len({login.access_token for login in got}) == 1
     assert got[0].access_token != spent.access_token
     assert [(one.refresh_token, one.reason) for one in issuer.spent] == [(spent.refresh_token, "unauthorized_recovery")]
+    # Each replica asks once, whatever asks it.
+    assert (counted("renewed"), counted("adopted")) == (before[0] + 1, before[1] + 2)
     assert await place.load() == msgspec.structs.replace(got[0], last_refresh=(await place.load()).last_refresh)
     assert issuer.is_good(got[0].refresh_token)
+
+
+async def test_a_slow_issuer_ends_no_claim(place: Place, issuer: Issuer, renewer_of: MakeRenewer) -> None:
+    spent = await place.load()
+    issuer.hold.clear()
+    asked = [
+        asyncio.create_task(renewer_of(claim_seconds=0.15).renew(place, spent, "proactive_expiry")) for _ in range(3)
+    ]
+    await eventually(lambda: issuer.waiting)
+    await stays(lambda: issuer.waiting == 1, seconds=0.5)
+    issuer.hold.set()
+    assert len({login.access_token for login in await asyncio.gather(*asked)}) == 1
+    assert len(issuer.spent) == 1
 
 
 async def test_who_comes_late_takes_what_is_there(place: Place, issuer: Issuer, renewer_of: MakeRenewer) -> None:

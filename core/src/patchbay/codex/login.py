@@ -43,7 +43,6 @@ class Claims(msgspec.Struct):
     """What a token says, as far as it matters here. Times are Unix seconds; 0: it does not say."""
 
     exp: float = 0.0
-    iat: float = 0.0
     email: str = ""
     auth: _Auth = msgspec.field(name="https://api.openai.com/auth", default_factory=_Auth)
     profile: _Profile = msgspec.field(name="https://api.openai.com/profile", default_factory=_Profile)
@@ -116,15 +115,6 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is time to renew it."""
         before = RENEW_BEFORE_SECONDS if claims_of(self.access_token).exp else 0.0
         return now >= self.expires_at - before
-
-    def is_newer_than(self, other: Login) -> bool:
-        """Whether it was renewed after the other one."""
-        return self._age > other._age
-
-    @property
-    def _age(self) -> tuple[float, float]:
-        said = claims_of(self.access_token)
-        return (said.iat or said.exp, self.last_refresh)
 
 
 class Place(Protocol):

@@ -41,15 +41,7 @@ class IssuerError(Exception):
 
 
 class SignInRefused(IssuerError):
-    """It never will: the sign-in has ended, or its code is wrong.
-
-    Args:
-        code: The issuer's own word for why; empty: none.
-    """
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
+    """It never will: the sign-in has ended, or its code is wrong."""
 
 
 class _Answer(msgspec.Struct):
@@ -227,7 +219,7 @@ def _successful(response: httpx.Response) -> httpx.Response:
     said = f"{response.status_code}{f' {code}' if code else ''}{f': {words}' if words else ''}"
     # A proxy or a firewall in between has statuses of its own, and never the issuer's words.
     if response.status_code == 401 or code in _PERMANENT:
-        raise SignInRefused(f"the issuer answers {said}", code)
+        raise SignInRefused(f"the issuer answers {said}")
     raise IssuerError(f"the issuer answers {said}")
 
 

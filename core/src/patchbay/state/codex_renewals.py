@@ -70,12 +70,12 @@ class CodexRenewals:
         redis: The client, from `connect`.
         sealer: Seals successors, over the seal that only who had the spent token opens; None: that one alone.
         timeout: Seconds that Redis may take for one call.
-        claim_seconds: How long a claim stands: longer than the issuer is waited for. When whoever has it is killed,
-            another one takes over after so long.
+        claim_seconds: How long a claim stands unless it is claimed again. When whoever has it is killed, another one
+            takes over after so long.
     """
 
     def __init__(
-        self, redis: Client, sealer: Sealer | None, *, timeout: float = 0.5, claim_seconds: float = 40.0
+        self, redis: Client, sealer: Sealer | None, *, timeout: float = 0.5, claim_seconds: float = 10.0
     ) -> None:
         self._redis = redis
         self._sealer = sealer
@@ -83,7 +83,7 @@ class CodexRenewals:
         self.claim_seconds = claim_seconds
 
     async def claim(self, spent: Login, claimant: str) -> Got | Outcome:
-        """Claims the renewal of `spent`, or tells how it is going."""
+        """Claims the renewal of `spent`, or keeps the claim, or tells how it is going."""
         args = (claimant, round(self.claim_seconds * 1000), _TTL_MS)
         return self._read(spent, await self._run(scripts.CODEX_CLAIM, spent, args))
 

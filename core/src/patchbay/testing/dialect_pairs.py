@@ -20,7 +20,6 @@ from patchbay.canonical import ChatEvents
 from patchbay.dialects import anthropic as anthropic_dialect
 from patchbay.dialects import openai_chat, openai_responses
 from patchbay.dialects.base import AnswerOptions, Dialect, ReadOptions
-from patchbay.dialects.signatures import is_openai_made
 from patchbay.dialects.sse import parse_frames
 from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import PatchbayError
@@ -216,8 +215,7 @@ def _output(case: Case) -> list[Json]:
             case "thinking":
                 item: Json = {"type": "reasoning"}
                 item["summary"] = [{"type": "summary_text", "text": block["thinking"]}] if block["thinking"] else []
-                if is_openai_made(block["signature"]):
-                    item["encrypted_content"] = block["signature"]
+                item["encrypted_content"] = block["signature"]
                 if len(item) > 2 or item["summary"]:
                     items.append(item)
             case "text":

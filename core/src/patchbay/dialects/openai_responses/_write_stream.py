@@ -27,7 +27,6 @@ from patchbay.dialects.openai_responses._write_output import (
     item_id,
 )
 from patchbay.dialects.sequencer import Sequencer, Step
-from patchbay.dialects.signatures import is_openai_made
 
 _NULL = b"null"
 _ID_LENGTH = 40
@@ -310,11 +309,9 @@ class ResponseWriter:
         self._say(text)
 
     def _stop_thinking(self) -> None:
-        """Ends reasoning. What only another provider could read of it is not sent."""
+        """Ends reasoning. Whoever has signed it: the client brings it back, and only its provider gets it."""
         signature = "".join(self._signature)
         self._signature.clear()
-        if not is_openai_made(signature):
-            signature = ""
         if self._item is None and signature:
             self._item = self._open_item("reasoning")
         item = self._item

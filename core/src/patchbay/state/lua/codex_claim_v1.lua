@@ -1,4 +1,4 @@
--- Claims the renewal of one refresh token, which may be spent once; or tells what has become of it.
+-- Claims the renewal of one refresh token, which may be spent once, or keeps the claim; or tells what has become of it.
 --
 -- KEYS  1 renewal (hash)
 -- ARGV  1 who claims  2 how long the claim stands (ms)  3 TTL of the key (ms)

@@ -21,8 +21,10 @@ log = structlog.get_logger(__name__)
 _PAST = 8
 # A token that is still good is used when its renewal takes longer.
 _PATIENCE_SECONDS = 3.0
-# A token that was renewed so short a time ago and is refused all the same is not helped by renewing it.
-_JUST_RENEWED_SECONDS = 30.0
+# An account whose tokens are refused whatever they are must not have them renewed with each request: so many renewals
+# at once, and one more each so many seconds.
+_MOST_RECOVERIES = 4.0
+_RECOVERY_SECONDS = 30.0
 
 
 class Member:
@@ -51,6 +53,10 @@ class Member:
         # The sign-in whose renewal requests have waited for, and until when they do, on the loop's clock.
         self._waited_for = ""
         self._wait_until = 0.0
+        # The sign-in that was last renewed because it was refused, and how many more may be.
+        self._recovered = ""
+        self._recoveries = _MOST_RECOVERIES
+        self._counted_at = clock()
 
     @property
     def key(self) -> str:
@@ -129,9 +135,20 @@ class Member:
             login = self._signed_in()
         if login.fingerprint != used.fingerprint:
             return True
-        if 0 <= self._clock() - used.last_refresh < _JUST_RENEWED_SECONDS:
-            return False
+        if self._recovered != used.fingerprint:
+            if not self._may_recover():
+                return False
+            self._recovered = used.fingerprint
         await self._renewed(used, "unauthorized_recovery")
+        return True
+
+    def _may_recover(self) -> bool:
+        now = self._clock()
+        earned = max(0.0, now - self._counted_at) / _RECOVERY_SECONDS
+        self._recoveries, self._counted_at = min(_MOST_RECOVERIES, self._recoveries + earned), now
+        if self._recoveries < 1:
+            return False
+        self._recoveries -= 1
         return True
 
     async def _renewed(self, login: Login, reason: RefreshReason) -> Login:

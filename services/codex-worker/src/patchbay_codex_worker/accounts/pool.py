@@ -332,6 +332,7 @@ class Account:
         self._pool = pool
         self._member = member
         self._used: Login | None = None
+        self._refusals = 0
 
     async def headers(self) -> dict[str, str]:
         """What authenticates a request, with a token that is renewed when that is due.
@@ -362,7 +363,9 @@ class Account:
             PatchbayError: AUTHENTICATION when only signing in helps, UNAVAILABLE when it cannot be renewed now.
         """
         assert self._used is not None
-        return await self._member.refused(self._used)
+        self._refusals += 1
+        # What is refused again, with another token, is not helped by a third one.
+        return self._refusals == 1 and await self._member.refused(self._used)
 
 
 def headers_of(login: Login) -> dict[str, str]:

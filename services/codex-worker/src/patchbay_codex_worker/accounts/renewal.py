@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 
 import structlog
 
 from patchbay.codex.login import Login, NotKept, Place, PlaceBusy, SignInMissing
-from patchbay.codex.oauth import Issuer, IssuerError, RefreshReason, SignInRefused
+from patchbay.codex.oauth import REQUEST_SECONDS, Issuer, IssuerError, RefreshReason, SignInRefused
 from patchbay.state.codex_renewals import Busy, CodexRenewals, Done, Failed, Got, Later, Outcome
 from patchbay.state.connection import RedisUnavailable
 from patchbay.telemetry import metrics
@@ -17,6 +18,9 @@ from patchbay.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.1
+# Longer than the issuer is waited for: whoever has the claim may be waiting for it.
+_WAIT_SECONDS = 2 * REQUEST_SECONDS
+_LOCK_SECONDS = 5.0
 _ALONE_RETRY_SECONDS = 5.0
 _KEEP_SECONDS = 0.3
 
@@ -81,7 +85,7 @@ class Renewer:
         self._closing = True
         tasks: list[asyncio.Task[Login] | asyncio.Task[None]] = [*self._running.values(), *self._tasks]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._renewals.claim_seconds)
+            _, late = await asyncio.wait(tasks, timeout=REQUEST_SECONDS + _LOCK_SECONDS)
             for task in late:
                 task.cancel()
 
@@ -94,7 +98,7 @@ class Renewer:
     async def _renew(self, place: Place, spent: Login, reason: RefreshReason) -> Login:
         claimant = f"{self._claimant}.{secrets.token_hex(4)}"
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + 2 * self._renewals.claim_seconds
+        give_up_at = loop.time() + _WAIT_SECONDS
         while True:
             try:
                 there = await place.load()
@@ -103,7 +107,10 @@ class Renewer:
                     return there
                 outcome = await self._renewals.claim(spent, claimant)
                 if isinstance(outcome, Got):
-                    outcome = await self._spend(place, spent, reason, claimant=claimant)
+                    got = await self._spend(place, spent, reason, claimant=claimant)
+                    if isinstance(got, Login):
+                        return got
+                    outcome = got
             except RedisUnavailable as error:
                 if place.is_file:
                     return await self._renew_alone(place, spent, reason)
@@ -123,17 +130,21 @@ class Renewer:
                         raise RenewalFailed(f"the token of `{place.name}` is being renewed elsewhere", seconds)
                     await asyncio.sleep(min(seconds, _POLL_SECONDS))
 
-    async def _spend(self, place: Place, spent: Login, reason: RefreshReason, *, claimant: str) -> Outcome:
-        """Spends the token that we have the claim of. Raises RedisUnavailable, with nothing spent."""
+    async def _spend(self, place: Place, spent: Login, reason: RefreshReason, *, claimant: str) -> Login | Outcome:
+        """Spends the token that we have the claim of: what came of it, or why it did not.
+
+        Raises:
+            RedisUnavailable: Nothing was spent, or it was refused.
+        """
         try:
             # For a file its lock is a claim of its own, beside processes that Redis is away for.
-            async with place.exclusive(self._renewals.claim_seconds / 8):
+            async with self._holding(spent, claimant), place.exclusive(_LOCK_SECONDS):
                 there = await place.load()
                 if there.fingerprint == spent.fingerprint:
                     login = await self._issuer.refresh(spent, reason)
                     self._count("renewed")
                     log.info("codex_renewed", account=place.name, backend=self._backend, reason=reason)
-                    return Done(await self._keep(place, spent, login, claimant=claimant))
+                    return await self._keep(place, spent, login, claimant=claimant)
             return await self._found(spent, there, claimant)
         except SignInRefused as error:
             there = await place.load()
@@ -144,6 +155,25 @@ class Renewer:
         except (IssuerError, PlaceBusy, NotKept) as error:
             log.warning("codex_renewal_later", account=place.name, backend=self._backend, error=str(error))
             return await self._renewals.later(spent, claimant)
+
+    @asynccontextmanager
+    async def _holding(self, spent: Login, claimant: str) -> AsyncIterator[None]:
+        """Keeps the claim while the block runs: a killed replica's ends soon, a slow issuer's does not."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(self._renewals.claim_seconds / 3)
+                try:
+                    await self._renewals.claim(spent, claimant)
+                except RedisUnavailable as error:
+                    log.debug("codex_claim_not_kept", error=str(error))
+
+        task = asyncio.create_task(keep(), name="codex-claim")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
 
     async def _found(self, spent: Login, there: Login, claimant: str) -> Outcome:
         """What is kept is another one by now: a successor for all copies, unless it is somebody else's."""
@@ -179,7 +209,7 @@ class Renewer:
             try:
                 login = await self._renewals.done(spent, claimant, login)
                 if not kept:
-                    async with place.exclusive(self._renewals.claim_seconds):
+                    async with place.exclusive(_LOCK_SECONDS):
                         await place.save(login, replacing=spent.fingerprint)
             except (RedisUnavailable, PlaceBusy):
                 await asyncio.sleep(_KEEP_SECONDS)
@@ -191,7 +221,7 @@ class Renewer:
 
     async def _adopt(self, place: Place, spent: Login, login: Login) -> Login:
         try:
-            async with place.exclusive(self._renewals.claim_seconds / 8):
+            async with place.exclusive(_LOCK_SECONDS):
                 there = await place.save(login, replacing=spent.fingerprint)
         except (PlaceBusy, NotKept, RedisUnavailable) as error:
             log.warning("codex_renewal_not_kept", account=place.name, error=str(error))
@@ -206,7 +236,7 @@ class Renewer:
         if error is not None and now < until:
             raise error
         try:
-            async with place.exclusive(self._renewals.claim_seconds):
+            async with place.exclusive(REQUEST_SECONDS + _LOCK_SECONDS):
                 there = await place.load()
                 if there.fingerprint != spent.fingerprint:
                     self._count("adopted")
