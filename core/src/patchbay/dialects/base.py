@@ -41,8 +41,6 @@ class NativeEdit:
     hide_usage: bool = False
     # What the upstream would have refused, and was left out.
     warnings: tuple[Warning, ...] = ()
-    # The client wants its answer whole and the body now asks for a stream, which the upstream alone gives.
-    fold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,7 +215,8 @@ def _output(case: Case) -> list[Json]:
             case "thinking":
                 item: Json = {"type": "reasoning"}
                 item["summary"] = [{"type": "summary_text", "text": block["thinking"]}] if block["thinking"] else []
-                item["encrypted_content"] = block["signature"]
+                if block["signature"]:
+                    item["encrypted_content"] = block["signature"]
                 if len(item) > 2 or item["summary"]:
                     items.append(item)
             case "text":

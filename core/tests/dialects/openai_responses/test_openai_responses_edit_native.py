@@ -212,15 +212,6 @@ def test_what_chatgpt_gets(name: str) -> None:
     assert edit(edited[0]) == (edited[0], [])
 
 
-@pytest.mark.parametrize(
-    ("stream", "quirks", "fold"),
-    [(True, CHATGPT, False), (False, CHATGPT, True), (None, CHATGPT, True), (False, QUIRKS, False)],
-)
-def test_whole_answers_are_made_of_a_stream(stream: bool | None, quirks: OpenAIResponsesQuirks, fold: bool) -> None:
-    body = json.dumps({"model": "m", "input": HI, "stream": stream}).encode()
-    assert edit_native(body, None, quirks).fold is fold
-
-
 def test_long_call_ids_are_shortened_alike() -> None:
     long = "call_" + "x" * 70
     call = {"type": "custom_tool_call", "call_id": long, "name": "f", "input": ""}

@@ -227,19 +227,21 @@ def test_endings(finished: Finished, status: str, expected: Json) -> None:
     assert response["output"][0]["status"] == status
 
 
-def test_what_only_another_provider_can_read_is_not_sent() -> None:
+def test_what_anyone_has_signed_is_sent_and_what_has_no_place_is_not() -> None:
     builder = EventBuilder()
     builder.thinking("a")
     builder.signature("EpABforeign")
     builder.redacted_thinking("AA==")
     builder.signature("EpABalone")
     builder.text("b")
-    (thinking, message) = whole(answer(builder))["output"]
+    (thinking, alone, message) = whole(answer(builder))["output"]
     assert thinking == {
         "id": thinking["id"],
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": "a"}],
+        "encrypted_content": "EpABforeign",
     }
+    assert (alone["summary"], alone["encrypted_content"]) == ([], "EpABalone")
     assert message["type"] == "message"
 
 

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from patchbay.canonical import Error, Warning
+from patchbay.dialects.openai_responses import without_reasoning
 from patchbay.errors import QUOTA_EXCEEDED, PatchbayError, make_error
 from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream
 from patchbay.upstream.transport import Response, read_all
@@ -38,10 +39,6 @@ class _Refusal(msgspec.Struct):
 
 class _RefusalBody(msgspec.Struct):
     error: _Refusal
-
-
-class _Item(msgspec.Struct):
-    type: str | None = None
 
 
 class AccountResponse:
@@ -127,7 +124,7 @@ class AccountUpstream:
                     continue
                 if response.status == 400 and reasoning and _UNREADABLE in said:
                     reasoning = False
-                    if body is not None and (changed := without_reasoning(body)) is not None:
+                    if body is not None and (changed := without_reasoning(body)) is not body:
                         log.info("codex_reasoning_dropped", account=account.name)
                         body = changed
                         continue
@@ -161,20 +158,6 @@ class AccountUpstream:
     async def aclose(self) -> None:
         await self._pool.aclose()
         await self._http.aclose()
-
-
-def without_reasoning(body: bytes) -> bytes | None:
-    """A request without the reasoning of earlier turns, which another account has encrypted; None: there is none."""
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        items = msgspec.json.decode(fields.get("input", b"[]"), type=list[msgspec.Raw])
-        kept = [item for item in items if msgspec.json.decode(item, type=_Item).type != "reasoning"]
-    except msgspec.DecodeError:
-        return None
-    if len(kept) == len(items):
-        return None
-    fields["input"] = msgspec.Raw(msgspec.json.encode(kept))
-    return msgspec.json.encode(fields)
 
 
 def _usage_limit(body: bytes) -> Error | None:

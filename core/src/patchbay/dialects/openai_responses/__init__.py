@@ -2,7 +2,7 @@
 
 from patchbay.dialects.base import Dialect
 from patchbay.dialects.openai_responses._echo import echo_of
-from patchbay.dialects.openai_responses._edit_native import edit_native
+from patchbay.dialects.openai_responses._edit_native import edit_native, without_reasoning
 from patchbay.dialects.openai_responses._errors import ERRORS
 from patchbay.dialects.openai_responses._quirks import CHATGPT, NAME, OpenAIResponsesQuirks
 from patchbay.dialects.openai_responses._read_events import read_events
@@ -11,7 +11,15 @@ from patchbay.dialects.openai_responses._write_events import write_events
 from patchbay.dialects.openai_responses._write_request import write_request
 from patchbay.dialects.openai_responses.recording import RecordedResponse, ResponseRecorder
 
-__all__ = ["CHATGPT", "DIALECT", "OpenAIResponsesQuirks", "RecordedResponse", "ResponseRecorder", "echo_of"]
+__all__ = [
+    "CHATGPT",
+    "DIALECT",
+    "OpenAIResponsesQuirks",
+    "RecordedResponse",
+    "ResponseRecorder",
+    "echo_of",
+    "without_reasoning",
+]
 
 DIALECT: Dialect[OpenAIResponsesQuirks] = Dialect(
     name=NAME,

@@ -63,8 +63,7 @@ def edit_native(body: bytes, model: str | None, quirks: OpenAIResponsesQuirks) -
         body = dump_object(kept | changed)
     elif changed:
         body = set_top_level(body, changed)
-    fold = quirks.stream_only and fields.get("stream") != b"true"
-    return NativeEdit(body, warnings=warnings.all(), fold=fold)
+    return NativeEdit(body, warnings=warnings.all())
 
 
 def without_reasoning(body: bytes) -> bytes:
