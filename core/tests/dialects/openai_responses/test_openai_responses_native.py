@@ -105,6 +105,26 @@ def test_a_stream_cut_anywhere(name: str, read: Read, lines: Lines) -> None:
     assert lines(said(events)) == beside
 
 
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_an_output_that_the_end_leaves_out_is_put_in(size: int, read: Read) -> None:
+    """The official SDK takes the Response at the end for all of the answer."""
+    item = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "a\nb"}]}
+    told = frame("response.output_item.done", f',"output_index":0,"item":{json.dumps(item)}')
+    response = {"id": "resp_1", "status": "completed", "output": []}
+    data = told + frame("response.completed", f',"sequence_number":9,"response":{json.dumps(response)}')
+    reader = read_events(NATIVE)
+    events = [event for start in range(0, len(data), size) for event in reader.feed(data[start : start + size])]
+    passed = b"".join(event.native.data for event in events + reader.close())
+    assert passed.startswith(told)
+    end = passed.removeprefix(told).removeprefix(b"event: response.completed\ndata: ")
+    mended = {"type": "response.completed", "sequence_number": 9, "response": response | {"output": [item]}}
+    assert json.loads(end) == mended
+    assert end.endswith(b"\n\n")
+    # One that is there stays as it came.
+    whole = told + frame("response.completed", f',"response":{json.dumps(response | {"output": [item]})}')
+    assert b"".join(event.native.data for event in read_events(NATIVE).feed(whole)) == whole
+
+
 def test_only_whole_frames_pass(read: Read) -> None:
     data = PREAMBLE + TEXT + END
     for cut in range(len(data)):

@@ -73,7 +73,7 @@ def test_what_has_no_end_is_not_recorded(sse: Sse) -> None:
 def test_a_whole_body() -> None:
     body = b'\n{"id":"resp_1", "status":"completed","output":[ ]}\n'
     for cut in range(len(body) + 1):
-        assert record(body, [cut]) == ("resp_1", "completed", body.strip())
+        assert record(body, [cut]) == ("resp_1", "completed", body.strip(), True)
 
 
 @pytest.mark.parametrize("body", [b'{"error":{"message":"no"}}', b"{", b'{"id":"r","status":"queued","output":[]}'])
@@ -102,4 +102,4 @@ def test_what_the_writer_writes() -> None:
     stream, body = (write_events(AnswerOptions(stream=streams, model="m")) for streams in (True, False))
     body.feed(events)
     whole = body.close()
-    assert record(stream.feed(events)) == record(whole) == ("resp_1", "completed", whole)
+    assert record(stream.feed(events)) == record(whole) == ("resp_1", "completed", whole, True)

@@ -1,6 +1,8 @@
 """Passes answers of the client's own dialect on untouched.
 
-Of the stream only the frames that may be an end or an error are looked into, once content has begun.
+Of the stream only the frames that may be an item, an end or an error are looked into, once content has begun. One thing
+is mended: the ChatGPT backend leaves the output out of the Response at the end, which the official SDK takes for all of
+it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import re
 import msgspec
 
 from patchbay.canonical import ChatEvent, Error, Finished, Native
-from patchbay.dialects.json_text import load_object
+from patchbay.dialects.json_text import load_object, one_line
+from patchbay.dialects.native import set_top_level
 from patchbay.dialects.native_body import BodyEnd, NativeBodyReader
 from patchbay.dialects.openai_responses._answer import FAILED, UNENDED, incomplete_reason, is_answer
 from patchbay.dialects.openai_responses._errors import (
@@ -31,6 +34,7 @@ from patchbay.dialects.openai_responses._events import (
 from patchbay.dialects.openai_responses._read_output import CALLS
 from patchbay.dialects.openai_responses._stop_reasons import read_ending
 from patchbay.dialects.openai_responses._usage import read_usage
+from patchbay.dialects.openai_responses.recording import ResponseRecorder
 from patchbay.dialects.sniffing import is_whole_json
 from patchbay.dialects.sse import Frame, FrameSplitter, FrameTooLarge, cut_frames, parse_frames
 from patchbay.dialects.surrogates import mend_text
@@ -56,6 +60,7 @@ _PREAMBLE = frozenset(
         "ping",
     }
 )
+_ITEM_DONE = b"response.output_item.done"
 _ENDS = {f"response.{status}": status for status in ("completed", "incomplete", "failed", "cancelled", "done")}
 
 
@@ -68,6 +73,7 @@ class NativeStreamReader:
         self._done = False
         # Whether a call was seen: the end does not tell where its output is left out.
         self._has_tool = False
+        self._recorder = ResponseRecorder()
 
     def feed(self, data: bytes) -> list[ChatEvent]:
         if self._done:
@@ -81,6 +87,8 @@ class NativeStreamReader:
             return []
         if self._has_content and _has_only_deltas(frames):
             return [ChatEvent(native=Native(data=frames))]
+        if _ITEM_DONE in frames:
+            self._recorder.frames(frames)
         self._has_tool = self._has_tool or b'"function_call"' in frames or b'"custom_tool_call"' in frames
         if self._has_content and not _needs_reading(frames):
             return [ChatEvent(native=Native(data=frames))]
@@ -109,6 +117,7 @@ class NativeStreamReader:
                 parsed = parse_frames(raw)
                 if parsed:
                     keep = self._look_into(parsed[0], before, after)
+                    raw = self._mended(raw, parsed[0]) if keep and after else raw
             if keep:
                 passed.append(raw)
             if after:
@@ -135,6 +144,15 @@ class NativeStreamReader:
             type_ = ""
         self._has_content = self._has_content or type_ not in _PREAMBLE
         return True
+
+    def _mended(self, raw: bytes, end: Frame) -> bytes:
+        """The frame with the end of an answer, its output put in where it was left out."""
+        self._recorder.event(end.data)
+        recorded = self._recorder.close()
+        if recorded is None or recorded.is_as_sent:
+            return raw
+        data = set_top_level(end.data, {"response": recorded.json})
+        return (b"event: " + end.event + b"\n" if end.event else b"") + b"data: " + one_line(data) + b"\n\n"
 
     def _end(self, response: Response, status: str, before: list[ChatEvent], after: list[ChatEvent]) -> bool:
         had_content = self._has_content

@@ -24,6 +24,8 @@ class RecordedResponse(NamedTuple):
     status: str
     # The object as JSON text.
     json: bytes
+    # Whether it is the very one that the stream ended with, or the body was.
+    is_as_sent: bool = True
 
 
 class ResponseRecorder:
@@ -57,6 +59,10 @@ class ResponseRecorder:
             frames = self._splitter.feed(data)
         except FrameTooLarge:
             return
+        self.frames(frames)
+
+    def frames(self, frames: bytes) -> None:
+        """Takes whole frames of a stream."""
         if b"response." in frames and _NOTABLE.search(frames):
             for frame in cut_frames(frames):
                 if _NOTABLE.search(frame):
@@ -91,11 +97,13 @@ class ResponseRecorder:
 
     def _whole(self, response: bytes, status: str) -> RecordedResponse:
         fields = load_object(response)
+        mended = False
         if self._items and not _has_named_items(fields.get("output", b"null")):
             # The ChatGPT backend leaves the output out, or the ids in it.
             fields["output"] = dump_array(item for _, item in sorted(self._items.items()))
             response = dump_object(fields)
-        return RecordedResponse(_string(fields, "id"), status, response)
+            mended = True
+        return RecordedResponse(_string(fields, "id"), status, response, not mended)
 
 
 def _has_named_items(output: bytes) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from patchbay.canonical import Error
 from patchbay.codex.auth_file import AuthFile
 from patchbay.codex.login import Login, Place, SignInMissing
+from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.errors import AUTHENTICATION, QUOTA_EXCEEDED, UNAVAILABLE, PatchbayError, make_error
 from patchbay.settings import Backend, is_account_name
 from patchbay.state.codex_accounts import NO_SECRETS_KEY, CodexAccounts
@@ -26,6 +29,8 @@ from patchbay_codex_worker.accounts.renewal import SIGN_IN, Renewer
 from patchbay_proto.v1.provider_pb2 import AccountStatus
 
 log = structlog.get_logger(__name__)
+
+_USAGE_LIMIT = "usage_limit_reached"
 
 # How old may be what we know of the limits when we choose, and how old what accounts there are.
 _LIMITS_SECONDS = 1.0
@@ -286,11 +291,10 @@ class AccountPool:
         if not resets:
             return make_error(UNAVAILABLE, f"the backend `{self.name}` has no other account to try", retryable=False)
         which = "its account is" if len(members) == 1 else f"all of its {len(members)} accounts are"
-        return make_error(
-            QUOTA_EXCEEDED,
+        return _at_its_limit(
             f"the backend `{self.name}` cannot answer now: {which} at the usage limit",
-            retry_after=max(1.0, min(resets) - self._clock()),
-            upstream_code="usage_limit_reached",
+            reset=min(resets),
+            seconds=max(1.0, min(resets) - self._clock()),
         )
 
     async def _account_of(self, session: str) -> str:
@@ -387,3 +391,12 @@ def _next(members: list[Member]) -> Member:
     chosen = max(zip(members, weights, strict=True), key=lambda pair: (pair[1] > 0, pair[0].turn))[0]
     chosen.turn -= 1
     return chosen
+
+
+def _at_its_limit(message: str, *, reset: float, seconds: float) -> Error:
+    """The error of accounts at their limit, which the Codex CLI knows by its type: it says when, and asks no more."""
+    error = make_error(QUOTA_EXCEEDED, message, retry_after=seconds, upstream_code=_USAGE_LIMIT)
+    said: dict[str, object] = {"type": _USAGE_LIMIT, "code": _USAGE_LIMIT, "message": message, "param": None}
+    said |= {"resets_at": math.ceil(reset), "resets_in_seconds": math.ceil(seconds)}
+    error.native_body, error.native_dialect = msgspec.json.encode({"error": said}), RESPONSES.name
+    return error

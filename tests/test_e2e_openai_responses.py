@@ -1,0 +1,359 @@
+"""The Responses API through Patchbay with the official SDKs, over every kind of upstream; sessions and accounts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from pydantic import BaseModel
+from redis import Redis
+from ways import PIXEL
+
+from patchbay.testing.cluster import Cluster
+from patchbay.testing.eventually import wait_until
+from patchbay.testing.valkey import ValkeyProcess
+from patchbay_standin import Account, ErrorReply, Quota, Refusal, Script, Text, Thinking, ToolCall, Usage
+from patchbay_standin.testing import StandinProcess
+
+Json = dict[str, Any]
+
+SECRETS_KEY = "5f" * 32
+BACKENDS = ("chatgpt", "platform", "anthropic", "chat")
+WEATHER: Json = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "strict": False,
+}
+CALL = ToolCall(name="get_weather", input={"city": "Lisbon"}, id="call_weather")
+PHOTO = f"data:image/png;base64,{PIXEL}"
+
+
+class Answer(BaseModel):
+    city: str
+    degrees: int
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[StandinProcess]:
+    with StandinProcess() as process:
+        yield process
+
+
+def config_for(upstream: StandinProcess, home: Path, *accounts: str, kinds: tuple[str, ...] = BACKENDS) -> Json:
+    """The backends of `kinds`; the ChatGPT one with these accounts in files of their own."""
+    files = []
+    for name in accounts:
+        upstream.account(name, Account())
+        path = home / f"{name}.json"
+        path.write_text(json.dumps(upstream.sign_in(name).auth_json()))
+        files.append(str(path))
+    backends: Json = {
+        "chatgpt": {
+            "kind": "codex",
+            "credentials": "signed_in",
+            "base_url": f"{upstream.url}/backend-api",
+            "oauth_issuer": upstream.url,
+            "codex_home": str(home),
+            "accounts": files,
+        },
+        "platform": {"kind": "openai-responses", "base_url": f"{upstream.url}/v1", "api_key": "sk-made-up"},
+        "anthropic": {"base_url": upstream.url, "api_key": "sk-ant-made-up"},
+        "chat": {"kind": "openai", "base_url": f"{upstream.url}/v1", "api_key": "sk-made-up"},
+    }
+    chosen = {name: backend for name, backend in backends.items() if name in kinds}
+    return {"backends": {"default_backend": kinds[0], **chosen}, "security": {"secrets_key": SECRETS_KEY}}
+
+
+KINDS = ("codex-worker", "openai-worker", "claude-worker")
+
+
+@pytest.fixture(scope="module")
+def cluster(upstream: StandinProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    config = config_for(upstream, tmp_path_factory.mktemp("codex-home"), "work")
+    with ValkeyProcess() as valkey, Cluster(config, redis_url=valkey.url, kinds=KINDS) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster: Cluster, upstream: StandinProcess) -> Iterator[openai.OpenAI]:
+    upstream.reset()
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="made-up", max_retries=0, timeout=20) as made:
+        yield made
+
+
+ALL = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def scripted(upstream: StandinProcess, backend: str, script: Script, name: str = "scripted-standin") -> str:
+    return f"{backend}/{upstream.script(name, script)}"
+
+
+@ALL
+def test_an_answer_with_reasoning(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    script = Script(blocks=[Thinking(text="Hm."), Text(text="Fine.")], usage=Usage(input=30, cache_read=10, output=7))
+    response = client.responses.create(
+        model=scripted(upstream, backend, script),
+        instructions="Be brief.",
+        input="How are you?",
+        reasoning={"effort": "low", "summary": "auto"},
+        metadata={"a": "b"} if backend != "chatgpt" else {},
+    )
+    assert (response.status, response.output_text) == ("completed", "Fine.")
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (30, 7)
+    assert response.usage.input_tokens_details.cached_tokens == 10
+    assert response.instructions == "Be brief." or backend == "chatgpt"
+    if backend in ("chatgpt", "platform"):
+        (reasoning,) = (item for item in response.output if item.type == "reasoning")
+        assert [part.text for part in reasoning.summary] == ["Hm."]
+
+
+@ALL
+def test_the_stream_and_what_it_adds_up_to(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    script = Script(blocks=[Text(text="I will look it up."), CALL])
+    model = scripted(upstream, backend, script)
+    with client.responses.stream(model=model, input="Lisbon?", tools=[WEATHER]) as stream:  # type: ignore[list-item]
+        events = list(stream)
+        final = stream.get_final_response()
+    assert events[0].type == "response.created"
+    assert (
+        "".join(event.delta for event in events if event.type == "response.output_text.delta") == "I will look it up."
+    )
+    (call,) = (item for item in final.output if item.type == "function_call")
+    assert (call.name, call.call_id, json.loads(call.arguments)) == ("get_weather", "call_weather", {"city": "Lisbon"})
+    done = [event for event in events if event.type == "response.output_item.done"]
+    assert [event.item.id for event in done] == [item.id for item in final.output]
+
+
+@ALL
+def test_a_round_trip_of_a_tool(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Lisbon?"}]
+    first = client.responses.create(
+        model=scripted(upstream, backend, Script(blocks=[CALL])), input=asked, tools=[WEATHER], store=False,  # type: ignore[list-item]
+        include=["reasoning.encrypted_content"],
+    )  # fmt: skip
+    result = {"type": "function_call_output", "call_id": "call_weather", "output": "21 degrees"}
+    second = client.responses.create(
+        model=scripted(upstream, backend, Script(text="21.")),
+        input=[*asked, *(item.to_dict() for item in first.output), result],
+        tools=[WEATHER],  # type: ignore[list-item]
+        store=False,
+    )
+    assert second.output_text == "21."
+    said = json.dumps(upstream.requests()[-1].body)
+    assert said.index("Lisbon?") < said.index("call_weather") < said.index("21 degrees")
+
+
+@ALL
+def test_images_and_structured_answers(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    image = {"type": "input_image", "image_url": PHOTO, "detail": "auto"}
+    asked: list[Any] = [{"role": "user", "content": [{"type": "input_text", "text": "Where?"}, image]}]
+    model = scripted(upstream, backend, Script(text='{"city":"Lisbon","degrees":21}'), "claude-sonnet-4-5-standin")
+    response = client.responses.parse(model=model, input=asked, text_format=Answer)
+    assert response.output_parsed == Answer(city="Lisbon", degrees=21)
+    said = json.dumps(upstream.requests()[-1].body)
+    assert PIXEL in said
+
+
+@ALL
+def test_a_turn_that_goes_on(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    first = client.responses.create(model=scripted(upstream, backend, Script(text="Seven.")), input="A number?")
+    model = scripted(upstream, backend, Script(text="Because."))
+    second = client.responses.create(model=model, input="Why?", previous_response_id=first.id)
+    assert second.output_text == "Because."
+    assert client.responses.retrieve(second.id).output_text == "Because."
+    body = upstream.requests()[-1].body
+    if backend == "platform":
+        # It has made that response and keeps it itself.
+        assert body["previous_response_id"] == first.id
+    else:
+        said = json.dumps(body)
+        assert said.index("A number?") < said.index("Seven.") < said.index("Why?")
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+
+
+@ALL
+def test_over_a_websocket(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    model = scripted(upstream, backend, Script(text="Seven."))
+    with client.responses.connect() as connection:
+        said = []
+        previous: Json = {}
+        for words in ("A number?", "Another?"):
+            connection.response.create(model=model, input=words, store=False, **previous)
+            for event in connection:
+                if event.type == "response.completed":
+                    said.append(event.response.output_text)
+                    previous = {"previous_response_id": event.response.id}
+                    break
+    assert said == ["Seven.", "Seven."]
+    sent = json.dumps(upstream.requests()[-1].body)
+    assert sent.index("A number?") < sent.index("Seven.") < sent.index("Another?")
+
+
+FAULTS: list[tuple[Script, type[openai.APIStatusError]]] = [
+    (Script(error=ErrorReply(status=400, message="no good")), openai.BadRequestError),
+    (Script(error=ErrorReply(status=429, message="slow down", retry_after=3)), openai.RateLimitError),
+    (Script(error=ErrorReply(status=500, message="broken")), openai.InternalServerError),
+]
+
+
+@ALL
+@pytest.mark.parametrize("number", range(len(FAULTS)))
+def test_an_upstreams_error_is_the_clients(
+    client: openai.OpenAI, upstream: StandinProcess, backend: str, number: int
+) -> None:
+    script, expected = FAULTS[number]
+    model = scripted(upstream, backend, script)
+    for stream in (False, True):
+        with pytest.raises(expected) as raised:
+            client.responses.create(model=model, input="x", stream=stream)
+        assert script.error is not None
+        assert script.error.message in str(raised.value)
+
+
+@ALL
+def test_an_answer_that_breaks_off_fails_in_the_stream(
+    client: openai.OpenAI, upstream: StandinProcess, backend: str
+) -> None:
+    model = scripted(upstream, backend, Script(deltas=20, cut_after=5))
+    with pytest.raises(openai.APIError):
+        client.responses.create(model=model, input="x")
+    kinds = [event.type for event in client.responses.create(model=model, input="x", stream=True)]
+    assert kinds[-1] == "response.failed"
+
+
+@ALL
+def test_an_answer_at_its_limit_and_a_refusal(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    cut = client.responses.create(
+        model=scripted(upstream, backend, Script(text="Half", stop_reason="max_tokens")), input="x"
+    )
+    assert (cut.status, cut.incomplete_details and cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    refused = client.responses.create(
+        model=scripted(upstream, backend, Script(blocks=[Refusal(text="No.")])), input="x"
+    )
+    assert "No." in json.dumps(refused.to_dict())
+
+
+def test_the_other_clients_on_a_codex_backend(
+    cluster: Cluster, client: openai.OpenAI, upstream: StandinProcess
+) -> None:
+    script = Script(blocks=[Thinking(text="Hm."), Text(text="Fine."), CALL])
+    model = scripted(upstream, "chatgpt", script)
+    tools: Any = [{"name": "get_weather", "input_schema": WEATHER["parameters"]}]
+    with anthropic.Anthropic(base_url=cluster.url, api_key="made-up", max_retries=0) as claude:
+        message = claude.messages.create(
+            model=model, max_tokens=8000, messages=[{"role": "user", "content": "Hi"}], tools=tools,
+            thinking={"type": "enabled", "budget_tokens": 2000},
+        )  # fmt: skip
+    kinds = [block.type for block in message.content]
+    assert (kinds, message.stop_reason) == (["thinking", "text", "tool_use"], "tool_use")
+    chat_tools: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER["parameters"]}}]
+    with openai.OpenAI(base_url=f"{cluster.url}/codex", api_key="made-up", max_retries=0) as under_codex:
+        completion = under_codex.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "Hi"}], tools=chat_tools
+        )
+    choice = completion.choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Fine.")
+
+
+def test_reasoning_as_an_element_of_the_text(upstream: StandinProcess, tmp_path: Path) -> None:
+    upstream.reset()
+    config = config_for(upstream, tmp_path, "xml", kinds=("chatgpt",))
+    config["backends"]["chatgpt"]["reasoning_format"] = "xml"
+    model = scripted(upstream, "chatgpt", Script(blocks=[Thinking(text="Hm."), Text(text="Fine.")]))
+    body: Json = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "low"}
+    with ValkeyProcess() as valkey, Cluster(config, redis_url=valkey.url, kinds=("codex-worker",)) as running:
+        answer = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=20).json()
+    assert answer["choices"][0]["message"]["content"] == "<reasoning>Hm.</reasoning>\n\nFine."
+
+
+# -- sessions and accounts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["chatgpt", "anthropic"])
+def test_a_session_survives_the_edge_and_the_worker_that_had_it(
+    upstream: StandinProcess, tmp_path: Path, backend: str
+) -> None:
+    upstream.reset()
+    config = config_for(upstream, tmp_path, "survivor", kinds=(backend,))
+    kind = "codex-worker" if backend == "chatgpt" else "claude-worker"
+    with (
+        ValkeyProcess() as valkey,
+        Cluster(config, redis_url=valkey.url, edges=2, workers=2, kinds=(kind,)) as running,
+    ):
+        first_edge, second_edge = running.edges
+        body = {"model": scripted(upstream, backend, Script(text="Seven.")), "input": "A number?"}
+        first = httpx.post(f"{first_edge.url}/codex/story/responses", json=body, timeout=20)
+        assert first.status_code == 200
+        first_edge.kill()
+        running.workers[kind][0].kill()
+        body = {"model": scripted(upstream, backend, Script(text="Because.")), "input": "Why?"}
+        second = httpx.post(f"{second_edge.url}/codex/story/responses", json=body, timeout=20)
+        assert second.status_code == 200
+        said = json.dumps(upstream.requests()[-1].body)
+        assert said.index("A number?") < said.index("Seven.") < said.index("Why?")
+        # What is kept of it is sealed.
+        with Redis.from_url(valkey.url) as redis:
+            kept = [redis.get(name) for name in redis.scan_iter("pb:response:*")]
+            kept += [redis.lindex(name, 1) for name in redis.scan_iter("pb:story:*")]
+        assert len(kept) >= 3
+        assert not any(b"Seven" in value for value in kept)
+
+
+def used_up(seconds: float) -> Account:
+    """An account at its limit, which is empty again in so many seconds."""
+    return Account(primary=Quota(used_percent=100, resets_at=time.time() + seconds))
+
+
+def test_an_account_at_its_limit_is_nobodys_trouble_until_all_are(upstream: StandinProcess, tmp_path: Path) -> None:
+    upstream.reset()
+    config = config_for(upstream, tmp_path, "one", "two", "three", kinds=("chatgpt",))
+    model = scripted(upstream, "chatgpt", Script(text="Fine."))
+    with ValkeyProcess() as valkey, Cluster(config, redis_url=valkey.url, kinds=("codex-worker",)) as running:
+        ask = {"model": model, "input": "Hi"}
+        upstream.account("one", used_up(900))
+        for number in range(8):
+            answer = httpx.post(
+                f"{running.url}/v1/responses", json=ask, headers={"session-id": f"s{number}"}, timeout=20
+            )
+            assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+        for name, seconds in (("two", 600), ("three", 1200)):
+            upstream.account(name, used_up(seconds))
+
+        def refused() -> bool:
+            return httpx.post(f"{running.url}/v1/responses", json=ask, timeout=20).status_code == 429
+
+        wait_until(refused, what="every account at its limit")
+        answer = httpx.post(f"{running.url}/v1/responses", json=ask, timeout=20)
+        assert answer.json()["error"]["type"] == "usage_limit_reached"
+        assert 500 < answer.json()["error"]["resets_at"] - time.time() <= 601
+        assert 500 < int(answer.headers["retry-after"]) <= 600
+
+
+def test_tokens_that_end_are_renewed_once_for_everyone(upstream: StandinProcess, tmp_path: Path) -> None:
+    upstream.reset()
+    config = config_for(upstream, tmp_path, "worn", kinds=("chatgpt",))
+    model = scripted(upstream, "chatgpt", Script(text="Fine."))
+    with (
+        ValkeyProcess() as valkey,
+        Cluster(config, redis_url=valkey.url, workers=3, kinds=("codex-worker",)) as running,
+        httpx.Client(timeout=30) as client,
+    ):
+        ask = {"model": model, "input": "Hi"}
+        assert client.post(f"{running.url}/v1/responses", json=ask).status_code == 200
+        before = upstream.account_report("worn").refreshes
+        upstream.expire_access_tokens("worn")
+        answers = [client.post(f"{running.url}/v1/responses", json=ask).status_code for _ in range(12)]
+        assert answers == [200] * 12
+        assert upstream.account_report("worn").refreshes == before + 1
