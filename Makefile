@@ -9,8 +9,6 @@ UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 BUF := proto/node_modules/.bin/buf
 CLIENTS := tests/clients/node_modules/.bin/codex
-# npm comes with Node.js from the package index, like everything else.
-NPM_CI := PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --no-audit --no-fund --loglevel=error
 # uv takes the Python that made .tools, and never fetches one.
 export UV_PYTHON := $(CURDIR)/.tools/bin/python
 export UV_PYTHON_DOWNLOADS := never
@@ -18,6 +16,9 @@ export UV_LINK_MODE ?= copy
 # The machine's own certificates, where there are any: an index may be behind a company's authority.
 CERTIFICATES := /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/pki/tls/certs/ca-bundle.crt
 export UV_SYSTEM_CERTS ?= $(if $(wildcard $(CERTIFICATES)),true,false)
+export NODE_EXTRA_CA_CERTS ?= $(firstword $(wildcard $(CERTIFICATES)))
+# npm comes with Node.js from the package index, like everything else.
+NPM_CI := PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --no-audit --no-fund --loglevel=error
 
 MANIFESTS := pyproject.toml uv.lock $(wildcard */pyproject.toml services/*/pyproject.toml)
 CHECKS := check-style check-format check-types check-imports check-stubs check-lock check-proto check-proto-breaking
