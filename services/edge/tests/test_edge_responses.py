@@ -149,6 +149,21 @@ async def test_stored_responses_are_read_and_deleted_by_their_owner_only(start_e
         assert (await client.delete(at, headers=alice)).status_code == 404
 
 
+async def test_callers_without_keys_of_ours_share_no_session(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine.")])
+    async with start_edge(worker) as running:
+        for secret in ("sk-alice", "sk-bob", "sk-alice"):
+            headers = {"authorization": f"Bearer {secret}"}
+            body = {"model": "m", "input": f"I am {secret}."}
+            made = await running.client.post("/codex/one/responses", json=body, headers=headers)
+        assert said(worker.requests[1]) == ["I am sk-bob."]
+        assert said(worker.requests[2]) == ["I am sk-alice.", "Fine.", "I am sk-alice."]
+        at = f"{PATH}/{made.json()['id']}"
+        assert (await running.client.get(at, headers={"x-api-key": "sk-alice"})).status_code == 200
+        assert (await running.client.get(at, headers={"x-api-key": "sk-bob"})).status_code == 404
+        assert (await running.client.get(at)).status_code == 404
+
+
 @pytest.mark.parametrize("client_stores", [True, False])
 async def test_a_session_in_the_path_goes_on_by_itself(start_edge: StartEdge, client_stores: bool) -> None:
     worker = ScriptedWorker([answer("Fine."), answer("Very."), answer("Bye.")])

@@ -204,6 +204,18 @@ async def test_an_upgrade_is_refused_with_a_status(start_edge: StartEdge, caplog
                 assert (await last(connection))["type"] == "response.completed"
 
 
+async def test_no_page_of_another_site_opens_a_socket(start_edge: StartEdge) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running:
+        for origin in ("https://evil.test", "null", f"http://127.0.0.1:{running.port + 1}"):
+            with pytest.raises(InvalidStatus) as raised:
+                async with socket(running.port, origin=origin):
+                    pass
+            assert raised.value.response.status_code == 403
+        async with socket(running.port, origin=f"http://127.0.0.1:{running.port}") as connection:
+            await connection.send(create("How are you?"))
+            assert (await last(connection))["type"] == "response.completed"
+
+
 async def test_sockets_are_counted_among_the_connections(start_edge: StartEdge) -> None:
     async with start_edge(ScriptedWorker([answer("Fine.")]), limits={"max_connections": 2}) as running:
         async with socket(running.port), socket(running.port):

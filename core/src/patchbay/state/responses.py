@@ -86,7 +86,7 @@ class Responses:
         """What was said up to a response; None: it is not known, has expired, or cannot be opened any more.
 
         Args:
-            owner: Whose it is: the id of the API key. Another owner's response is not known.
+            owner: Whose it is. Another owner's response is not known.
         """
         name = keys.response(_digest(owner, response_id))
         async with deadline(self._timeout):

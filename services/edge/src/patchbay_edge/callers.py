@@ -29,6 +29,14 @@ class Identity:
     # Whether the key is an operator's.
     operator: bool = False
 
+    @property
+    def owner(self) -> str:
+        """Whose what the caller leaves here is: the key's, or that of the provider credential in place of one."""
+        if self.caller.key_id or self.credential is None:
+            return self.caller.key_id
+        # The same at every edge, and no key's id.
+        return "\0" + hashlib.sha256(self.credential.secret.encode()).hexdigest()
+
 
 class Callers:
     """Knows the configured keys, as digests."""

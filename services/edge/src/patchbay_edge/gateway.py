@@ -148,7 +148,7 @@ class Gateway:
     async def _begin_turn(self, endpoint: Endpoint, exchange: Exchange, identity: Identity, body: bytes) -> Turn:
         request = read_responses_body(body, takes_messages=endpoint.prefix == CODEX_PREFIX)
         session = endpoint.session or exchange.headers.get(OWN_SESSION_HEADER, "")
-        return await self._turns.begin(request, owner=identity.caller.key_id, session=session, memory=exchange.memory)
+        return await self._turns.begin(request, owner=identity.owner, session=session, memory=exchange.memory)
 
     async def _count_tokens(self, job: Job) -> None:
         target = job.targets[0]

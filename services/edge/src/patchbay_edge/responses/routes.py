@@ -33,7 +33,7 @@ def responses_router(edge: Edge) -> APIRouter:
         return Response((await _context(edge, request, response_id)).response, media_type="application/json")
 
     async def delete_response(response_id: str, request: Request) -> dict[str, object]:
-        owner = edge.callers.identify(request.headers).caller.key_id
+        owner = edge.callers.identify(request.headers).owner
         try:
             known = await edge.responses.delete(owner, response_id)
         except RedisUnavailable as error:
@@ -55,7 +55,7 @@ def responses_router(edge: Edge) -> APIRouter:
 
 
 async def _context(edge: Edge, request: Request, response_id: str) -> Context:
-    owner = edge.callers.identify(request.headers).caller.key_id
+    owner = edge.callers.identify(request.headers).owner
     try:
         context = await edge.responses.load(owner, response_id)
     except RedisUnavailable as error:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import msgspec
 from uvicorn.protocols.utils import ClientDisconnected
@@ -21,7 +22,7 @@ from patchbay.canonical import ChatEvent, Finished, Started, Usage
 from patchbay.dialects.base import AnswerOptions, ErrorBody
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dialects.openai_responses import echo_of
-from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
+from patchbay.errors import NOT_FOUND, PERMISSION, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.telemetry import metrics
@@ -72,6 +73,7 @@ class Sockets:
         await receive()
         try:
             endpoint = self._endpoint(scope["path"])
+            _check_origin(headers)
             if self._gateway.draining:
                 raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
             self._callers.identify(headers)
@@ -248,6 +250,17 @@ def _read_frame(text: str, max_bytes: int) -> _Frame:
     request = {name: value for name, value in fields.items() if name not in _FRAME_FIELDS}
     request["stream"] = msgspec.Raw(b"true")
     return _Frame(msgspec.json.encode(request), generate)
+
+
+def _check_origin(headers: Mapping[str, str]) -> None:
+    """Browsers let any page open a WebSocket to this machine and read what comes: only a page of ours may.
+
+    Raises:
+        PatchbayError: PERMISSION for a page of another site.
+    """
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        raise PatchbayError(make_error(PERMISSION, f"pages of {origin} may not open a WebSocket here"))
 
 
 def _headers(scope: Scope) -> Mapping[str, str]:

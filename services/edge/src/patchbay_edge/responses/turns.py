@@ -153,7 +153,7 @@ class Turns:
         """A turn with what it goes on from.
 
         Args:
-            owner: The id of the caller's API key.
+            owner: Whose the stored responses are (`Identity.owner`).
             session: The session that the client has named for us; empty: none.
             memory: The last response of the client's connection, where it has one for several turns.
 
