@@ -11,15 +11,10 @@ from xdist.scheduler import LoadFileScheduling
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
-# These start `claude` processes, or kill and stop clusters under load: more than enough for two cores.
-_CROWDED = (
-    "bench/",
-    "services/claude-worker/",
-    "tests/test_e2e_claude",
-    "tests/test_e2e_edge_faults",
-    "tests/test_e2e_permissions",
-    "tests/test_e2e_worker_faults",
-)
+# These start `claude` processes: more than enough for two cores.
+_CROWDED = ("bench/", "services/claude-worker/", "tests/test_e2e_claude")
+# These kill and stop clusters under load: at the end, when the rest beside the crowded ones is done.
+_LAST = ("tests/test_e2e_edge_faults", "tests/test_e2e_permissions", "tests/test_e2e_worker_faults")
 
 
 class _InRows(LoadFileScheduling):
@@ -27,6 +22,10 @@ class _InRows(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "crowded" if nodeid.startswith(_CROWDED) else super()._split_scope(nodeid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.nodeid.startswith(_LAST))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _InRows:

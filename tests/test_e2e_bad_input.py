@@ -453,7 +453,8 @@ def test_broken_and_huge_compressed_bodies(
     [
         ("GET", "/nothing/here", 404, "not_found_error"),
         ("POST", "/v1", 404, "not_found_error"),
-        ("POST", "/v1/responses/unknown", 404, "not_found_error"),
+        ("POST", "/v1/responses/unknown", 405, "invalid_request_error"),
+        ("POST", "/v1/responses/unknown/input", 404, "not_found_error"),
         ("POST", "/v1/messages/unknown", 404, "not_found_error"),
         ("POST", "/v1/messages/", 404, "not_found_error"),
         ("POST", "/v1/chat/completions/unknown", 404, "not_found_error"),

@@ -425,8 +425,8 @@ async def test_five_hundred_requests_leave_nothing_behind(house: House, upstream
     await asyncio.gather(_many(house, "scripted/m", 8), _many(house, "cli/standin-json", 4))
     before = await settled(lambda: _held(house), quiet=1.0)
     logged = len(house.worker.output())
-    await _many(house, "scripted/m", 460)
-    await _many(house, "cli/standin-json", 40)
+    await _many(house, "scripted/m", 484)
+    await _many(house, "cli/standin-json", 16)
     await eventually(lambda: (_held(house).processes, _held(house).entries) == (before.processes, before.entries))
     after = await settled(lambda: _held(house), quiet=1.0)
     # gRPC and its connections have some to come and go.

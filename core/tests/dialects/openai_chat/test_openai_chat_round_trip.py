@@ -238,7 +238,7 @@ def without_empty(chat: Chat) -> Chat:
     return chat
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(chats())
 def test_a_chat_survives(chat: Chat) -> None:
     written = DIALECT.write_request(chat, "m", QUIRKS)
