@@ -56,9 +56,13 @@ def job(
     return msgspec.structs.replace(built, **changes)
 
 
-@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
-def test_whole_answers_are_counted(standin: StandinProcess, generator: LoadGenerator, dialect: ClientDialect) -> None:
-    result = generator.run(job(standin, "bench-test", {}, dialect=dialect))
+@pytest.mark.parametrize(
+    ("dialect", "websocket"), [("anthropic", False), ("openai", False), ("responses", False), ("responses", True)]
+)
+def test_whole_answers_are_counted(
+    standin: StandinProcess, generator: LoadGenerator, dialect: ClientDialect, websocket: bool
+) -> None:
+    result = generator.run(job(standin, "bench-test", {"websocket": websocket}, dialect=dialect))
     assert (result.completed, result.failed, result.failures, result.deltas) == (9, 0, [], 27)
     assert len(result.first_content) == len(result.duration) == 9
     assert all(byte <= content for byte, content in zip(result.first_byte, result.first_content, strict=True))
@@ -79,6 +83,11 @@ def test_the_first_content_comes_long_before_a_paced_answers_end(
         ("bench-test", {"path": "/nowhere"}, "HTTP 404"),
         ("bench-test-cut", {}, "the connection ended early"),
         ("bench-test-silent", {"patience": 0.3}, "no end within 0.3 s"),
+        (
+            "bench-test-cut",
+            {"dialect": "responses", "path": "/v1/responses", "websocket": True},
+            "the connection ended",
+        ),
     ],
 )
 def test_anything_less_than_a_whole_answer_is_a_failure(

@@ -26,6 +26,13 @@ OPENAI = (
     b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n'
     b"data: [DONE]\n\n"
 )
+RESPONSES = (
+    b'event: response.created\ndata: {"type":"response.created","response":{"id":"r"}}\n\n'
+    b'data: {"type":"response.output_text.delta","delta":"a"}\n\n'
+    b'data: {"type":"response.output_text.delta","delta":" b"}\n\n'
+    b'data: {"type":"response.output_text.done","text":"a b"}\n\n'
+    b'data: {"type":"response.completed","response":{"id":"r","output":[]}}\n\n'
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,8 @@ OPENAI = (
         ("openai", OPENAI, ""),
         ("openai", OPENAI.removesuffix(b"data: [DONE]\n\n"), "has no end"),
         ("openai", OPENAI.replace(b'"stop"', b"null"), "has no stop reason"),
+        ("responses", RESPONSES, ""),
+        ("responses", RESPONSES.partition(b'data: {"type":"response.completed"')[0], "has no end"),
     ],
 )
 def test_an_answer_is_read_and_what_it_lacks_is_named(dialect: ClientDialect, body: bytes, problem: str) -> None:
@@ -52,6 +61,12 @@ def test_an_error_in_the_stream_is_a_problem(dialect: ClientDialect) -> None:
     assert answer.problem == """error event: b'{"message":"no"}'"""
 
 
+@pytest.mark.parametrize("end", ["response.failed", "error"])
+def test_a_response_that_failed_is_a_problem(end: str) -> None:
+    body = RESPONSES.replace(b"response.completed", end.encode())
+    assert read_answer("responses", body).problem == f"ends in {end}"
+
+
 def test_what_is_no_json_is_a_problem() -> None:
     assert read_answer("openai", b"data: {oops\n\n").problem.startswith("cannot be read")
 
@@ -61,11 +76,13 @@ def test_the_first_content_is_no_empty_delta() -> None:
     assert has_content("openai", b'data: {"choices":[{"delta":{"content": "x"}}]}')
     assert not has_content("anthropic", ANTHROPIC.split(b"\n\n")[0])
     assert has_content("anthropic", ANTHROPIC.split(b"\n\n")[1])
+    assert not has_content("responses", RESPONSES.split(b"\n\n")[0])
+    assert has_content("responses", RESPONSES.split(b"\n\n")[1])
 
 
-@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
+@pytest.mark.parametrize("dialect", ["anthropic", "openai", "responses"])
 def test_a_prompt_has_about_the_size_asked_for_and_ends_with_the_user(dialect: ClientDialect) -> None:
     body = request_body(dialect, "m", prompt_bytes=200_000)
     assert 200_000 <= len(body.encode()) < 210_000
-    messages = json.loads(body)["messages"]
+    messages = json.loads(body)["input" if dialect == "responses" else "messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2) + ["user"]

@@ -17,6 +17,7 @@ import msgspec
 import uvloop
 
 from patchbay_bench.jobs import Job, JobResult
+from patchbay_bench.socket_client import SocketClient
 from patchbay_bench.stream import RawAnswer, StreamBroken, StreamClient
 from patchbay_bench.wire import read_answer
 
@@ -127,7 +128,7 @@ async def _slot(run: _Run, client: StreamClient, index: int) -> None:
         run.begun += 1
         try:
             if not client.open:
-                client = await StreamClient.connect(job.host, job.port, job.dialect)
+                client = await _open(job)
             answer = await client.start(run.request)
         except (OSError, StreamBroken) as error:
             broken += 1
@@ -162,12 +163,20 @@ async def _connect(job: Job) -> list[StreamClient]:
 
     async def connect() -> StreamClient:
         async with gate:
-            return await StreamClient.connect(job.host, job.port, job.dialect)
+            return await _open(job)
 
     return await asyncio.gather(*(connect() for _ in range(job.concurrency)))
 
 
+async def _open(job: Job) -> StreamClient:
+    if job.websocket:
+        return await SocketClient.upgrade(job)
+    return await StreamClient.connect(job.host, job.port, job.dialect)
+
+
 def _request(job: Job) -> bytes:
+    if job.websocket:
+        return b'{"type":"response.create",' + job.body.encode()[1:]
     body = job.body.encode()
     headers = {
         "host": f"{job.host}:{job.port}",

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-ClientDialect: TypeAlias = Literal["anthropic", "openai"]
+ClientDialect: TypeAlias = Literal["anthropic", "openai", "responses"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +22,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         most: Never more streams than this.
         patience: Seconds after which what still runs counts as failed.
         spread: Seconds over which the slots start, so that they do not run in step.
+        websocket: Ask in frames of a WebSocket, each connection one answer after the other.
         hold: Open `concurrency` streams, say so, and drop them when told, instead of reading them to the end.
     """
 
@@ -38,6 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 100_000
     patience: float = 120.0
     spread: float = 0.0
+    websocket: bool = False
     hold: bool = False
 
 

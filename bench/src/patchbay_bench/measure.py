@@ -220,6 +220,7 @@ class Bench:
             seconds=load.seconds,
             spread=load.spread,
             most=load.most,
+            websocket=path.websocket,
         )
 
     def _ask_directly(self, model: str) -> str:

@@ -30,6 +30,8 @@ class Path:
     system: System
     client: ClientDialect
     upstream: ClientDialect
+    # Whether the client asks over a WebSocket.
+    websocket: bool = False
     port: int
     base_path: str = ""
     model_prefix: str = ""
@@ -52,10 +54,15 @@ class LeftOut:
 
 DIRECT_ANTHROPIC: Final = "direct, Anthropic"
 DIRECT_OPENAI: Final = "direct, OpenAI"
+DIRECT_RESPONSES: Final = "direct, Responses"
 NATIVE_ANTHROPIC: Final = "Patchbay native, Anthropic"
 NATIVE_OPENAI: Final = "Patchbay native, OpenAI"
 OPENAI_TO_ANTHROPIC: Final = "Patchbay, OpenAI to Anthropic"
 ANTHROPIC_TO_OPENAI: Final = "Patchbay, Anthropic to OpenAI"
+NATIVE_RESPONSES: Final = "Patchbay native, Responses"
+RESPONSES_TO_ANTHROPIC: Final = "Patchbay, Responses to Anthropic"
+SOCKET_RESPONSES: Final = "Patchbay native, Responses over WebSocket"
+SOCKET_TO_ANTHROPIC: Final = "Patchbay, Responses over WebSocket to Anthropic"
 LITELLM_OPENAI: Final = "LiteLLM, OpenAI"
 LITELLM_ANTHROPIC: Final = "LiteLLM, Anthropic"
 CCPROXY_ANTHROPIC: Final = "CCProxy, Anthropic"

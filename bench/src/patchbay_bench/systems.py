@@ -39,6 +39,7 @@ _SCRIPTS: Final = {
 MODELS: Final = (PACED, BURST, JOINED, *_SCRIPTS)
 
 KEY: Final = "bench-key-made-up"
+_WORKERS: Final = ("openai-worker", "claude-worker", "codex-worker")
 # More than any run asks for, so that admission is at work and never says no.
 _PLENTY: Final = 10_000_000
 
@@ -79,7 +80,9 @@ def running(*, home: Folder, uv: str | None, peers: bool) -> Iterator[Systems]:
         systems = Systems(standin={"standin": [standin.pid]}, patchbay={}, paths=_direct(standin))
         started = _start_peers(stack, systems, home=home, uv=uv, upstream=standin.url) if peers else []
         valkey = stack.enter_context(ValkeyProcess())
-        cluster = stack.enter_context(Cluster(configuration(_backends(standin.url)), redis_url=valkey.url))
+        cluster = stack.enter_context(
+            Cluster(configuration(_backends(standin.url)), redis_url=valkey.url, kinds=_WORKERS)
+        )
         systems.patchbay = {
             "edge": [edge.pid for edge in cluster.edges],
             **{kind: [worker.pid for worker in workers] for kind, workers in cluster.workers.items()},
@@ -132,6 +135,7 @@ def _backends(upstream: str) -> dict[str, object]:
     return {
         "anthropic": {"base_url": upstream, "api_key": "made-up"},
         "openai": {"base_url": f"{upstream}/v1", "api_key": "made-up"},
+        "responses": {"kind": "openai-responses", "base_url": f"{upstream}/v1", "api_key": "made-up"},
     }
 
 
@@ -156,6 +160,15 @@ def _direct(standin: StandinProcess) -> list[Path]:
             headers={"authorization": "Bearer made-up"},
             roles={},
         ),
+        Path(
+            name=paths.DIRECT_RESPONSES,
+            system="direct",
+            client="responses",
+            upstream="responses",
+            port=port,
+            headers={"authorization": "Bearer made-up"},
+            roles={},
+        ),
     ]
 
 
@@ -163,23 +176,30 @@ def _patchbay(roles: Roles, port: int) -> list[Path]:
     headers: dict[ClientDialect, dict[str, str]] = {
         "anthropic": {"x-api-key": KEY, **VERSION_HEADER},
         "openai": {"authorization": f"Bearer {KEY}"},
+        "responses": {"authorization": f"Bearer {KEY}"},
     }
     cost = {
         "edge": roles["edge"],
-        "worker": [*roles["openai-worker"], *roles["claude-worker"]],
+        "worker": [pid for worker in _WORKERS for pid in roles[worker]],
     }
     ways: tuple[tuple[str, ClientDialect, ClientDialect], ...] = (
         (paths.NATIVE_ANTHROPIC, "anthropic", "anthropic"),
         (paths.NATIVE_OPENAI, "openai", "openai"),
         (paths.OPENAI_TO_ANTHROPIC, "openai", "anthropic"),
         (paths.ANTHROPIC_TO_OPENAI, "anthropic", "openai"),
+        (paths.NATIVE_RESPONSES, "responses", "responses"),
+        (paths.RESPONSES_TO_ANTHROPIC, "responses", "anthropic"),
+        (paths.SOCKET_RESPONSES, "responses", "responses"),
+        (paths.SOCKET_TO_ANTHROPIC, "responses", "anthropic"),
     )
+    sockets = (paths.SOCKET_RESPONSES, paths.SOCKET_TO_ANTHROPIC)
     return [
         Path(
             name=name,
             system="patchbay",
             client=client,
             upstream=upstream,
+            websocket=name in sockets,
             port=port,
             model_prefix=f"{upstream}/",
             headers=headers[client],

@@ -1,10 +1,10 @@
-"""The two client dialects as the load generator speaks them: bodies to send, and answers to check."""
+"""The client dialects as the load generator speaks them: bodies to send, and answers to check."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,13 +12,20 @@ import msgspec
 
 from patchbay_bench.jobs import ClientDialect
 
-PATHS: Final[Mapping[ClientDialect, str]] = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+PATHS: Final[Mapping[ClientDialect, str]] = {
+    "anthropic": "/v1/messages",
+    "openai": "/v1/chat/completions",
+    "responses": "/v1/responses",
+}
+# The events that end a Response.
+ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "error")
 VERSION_HEADER: Final = {"anthropic-version": "2023-06-01"}
 
 # The first byte of content: a text delta that is not empty.
 _FIRST_CONTENT: Final[Mapping[ClientDialect, re.Pattern[bytes]]] = {
     "anthropic": re.compile(rb'"text_delta"'),
     "openai": re.compile(rb'"content":\s*"[^"]'),
+    "responses": re.compile(rb'"type":\s*"response.output_text.delta"'),
 }
 _PARAGRAPH: Final = (
     "The function `read_frames` keeps what is left of a frame until its end has come.\n"
@@ -61,7 +68,13 @@ class _Event(msgspec.Struct):
     error: msgspec.Raw = _NO_ERROR
 
 
+class _ResponseEvent(msgspec.Struct):
+    type: str = ""
+    delta: object = None
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_response_event = msgspec.json.Decoder(_ResponseEvent).decode
 
 
 def request_body(dialect: ClientDialect, model: str, *, prompt_bytes: int = 0) -> str:
@@ -77,6 +90,10 @@ def request_body(dialect: ClientDialect, model: str, *, prompt_bytes: int = 0) -
         pair = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
         size += len(json.dumps(pair, ensure_ascii=False).encode())
         pairs += pair
+    if dialect == "responses":
+        # Nothing is stored: what that costs is Redis' affair.
+        said = {"model": model, "max_output_tokens": 4096, "stream": True, "store": False}
+        return json.dumps({**said, "input": [*pairs, *messages]}, ensure_ascii=False)
     body: dict[str, object] = {"model": model, "max_tokens": 4096, "stream": True, "messages": [*pairs, *messages]}
     if dialect == "openai":
         body["stream_options"] = {"include_usage": True}
@@ -91,7 +108,7 @@ def has_content(dialect: ClientDialect, data: bytes) -> bool:
 def read_answer(dialect: ClientDialect, body: bytes) -> ReadAnswer:
     """Reads a whole streamed answer, and says what it lacks of a proper one. Never raises."""
     try:
-        return _read_anthropic(body) if dialect == "anthropic" else _read_openai(body)
+        return _READERS[dialect](body)
     except msgspec.DecodeError as error:
         return ReadAnswer("", 0, f"cannot be read: {error}")
 
@@ -135,6 +152,27 @@ def _read_openai(body: bytes) -> ReadAnswer:
                 pieces.append(choice.delta.content)
             finish_reason = choice.finish_reason or finish_reason
     return _answer(pieces, finish_reason, ended)
+
+
+def _read_responses(body: bytes) -> ReadAnswer:
+    pieces: list[str] = []
+    end = ""
+    for line in _data_lines(body):
+        event = _decode_response_event(line)
+        if event.type == "response.output_text.delta":
+            pieces.append(str(event.delta))
+        elif event.type in ENDS:
+            end = event.type
+    if end in ("response.failed", "error"):
+        return ReadAnswer("", 0, f"ends in {end}")
+    return _answer(pieces, end, ended=bool(end))
+
+
+_READERS: Final[Mapping[ClientDialect, Callable[[bytes], ReadAnswer]]] = {
+    "anthropic": _read_anthropic,
+    "openai": _read_openai,
+    "responses": _read_responses,
+}
 
 
 def _answer(pieces: list[str], stop_reason: str | None, ended: bool) -> ReadAnswer:

@@ -1,0 +1,99 @@
+"""A client for one streamed answer at a time over one WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Self
+
+import msgspec
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidHandshake
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.uri import parse_uri
+
+from patchbay_bench.jobs import ClientDialect, Job
+from patchbay_bench.stream import RawAnswer, StreamBroken, StreamClient
+from patchbay_bench.wire import ENDS
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class SocketClient(StreamClient):
+    """One connection. The frames of an answer are kept as the events of a stream would be."""
+
+    def __init__(self, dialect: ClientDialect) -> None:
+        super().__init__(dialect)
+        self._protocol: ClientProtocol | None = None
+        self._upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def upgrade(cls, job: Job) -> Self:
+        """Opens a connection. Raises OSError, StreamBroken when the upgrade is refused."""
+        client = await cls.connect(job.host, job.port, job.dialect)
+        protocol = client._protocol = ClientProtocol(parse_uri(f"ws://{job.host}:{job.port}{job.path}"), max_size=None)
+        request = protocol.connect()
+        for name, value in job.headers.items():
+            request.headers[name] = value
+        protocol.send_request(request)
+        client._flush()
+        await client._upgraded
+        return client
+
+    def start(self, request: bytes) -> asyncio.Future[RawAnswer]:
+        if self._protocol is None:
+            raise StreamBroken("not connected")
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        self._content = loop.create_future()
+        self._answer = RawAnswer(time.perf_counter(), status=200)
+        self._protocol.send_text(request)
+        self._flush()
+        return self._ended
+
+    def data_received(self, data: bytes) -> None:
+        protocol, answer = self._protocol, self._answer
+        if protocol is None:
+            return
+        if answer is not None and answer.first_byte_at is None:
+            answer.first_byte_at = time.perf_counter()
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Response):
+                self._on_response(protocol)
+            elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                self._on_text(event.data)
+        self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        if not self._upgraded.done():
+            self._upgraded.set_exception(StreamBroken("the connection ended before its upgrade"))
+
+    def _on_response(self, protocol: ClientProtocol) -> None:
+        if protocol.handshake_exc is None:
+            self._upgraded.set_result(None)
+        elif isinstance(protocol.handshake_exc, InvalidHandshake):
+            self._upgraded.set_exception(StreamBroken(str(protocol.handshake_exc)))
+
+    def _on_text(self, data: bytes | bytearray | memoryview) -> None:
+        event = bytes(data)
+        self.on_body(b"data: " + event + b"\n\n")
+        answer, ended = self._answer, self._ended
+        if answer is None or ended is None or _decode(event).type not in ENDS:
+            return
+        answer.ended_at = time.perf_counter()
+        self._answer = self._ended = None
+        if not ended.done():
+            ended.set_result(answer)
+
+    def _flush(self) -> None:
+        if self._protocol is not None and self._transport is not None:
+            for data in self._protocol.data_to_send():
+                self._transport.write(data)
