@@ -83,11 +83,6 @@ def test_the_first_content_comes_long_before_a_paced_answers_end(
         ("bench-test", {"path": "/nowhere"}, "HTTP 404"),
         ("bench-test-cut", {}, "the connection ended early"),
         ("bench-test-silent", {"patience": 0.3}, "no end within 0.3 s"),
-        (
-            "bench-test-cut",
-            {"dialect": "responses", "path": "/v1/responses", "websocket": True},
-            "the connection ended",
-        ),
     ],
 )
 def test_anything_less_than_a_whole_answer_is_a_failure(
