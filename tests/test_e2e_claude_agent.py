@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anthropic
 import httpx
@@ -158,14 +159,32 @@ async def test_a_worker_killed_while_it_asks(standin: StandinProcess, valkey: Va
         assert "touch killed" in json.dumps(standin.requests()[-1].body)
 
 
-async def test_a_conversation_survives_its_worker(cluster: Cluster, standin: StandinProcess) -> None:
+SdkClient = TypeVar("SdkClient", anthropic.AsyncAnthropic, openai.AsyncOpenAI)
+Opened = Callable[[SdkClient], SdkClient]
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Opened]:
+    """Closes the clients of a test at its end: left to the collector, they would fail in another test's loop."""
+    async with AsyncExitStack() as stack:
+
+        def keep(client: SdkClient) -> SdkClient:
+            stack.push_async_callback(client.close)
+            return client
+
+        yield keep
+
+
+async def test_a_conversation_survives_its_worker(cluster: Cluster, standin: StandinProcess, opened: Opened) -> None:
     standin.reset()
     first, second = cluster.edges
-    client = anthropic.AsyncAnthropic(
-        base_url=first.url + "/sdk",
-        api_key="alice-key",
-        default_headers={"x-patchbay-session": "s-long"},
-        max_retries=0,
+    client = opened(
+        anthropic.AsyncAnthropic(
+            base_url=first.url + "/sdk",
+            api_key="alice-key",
+            default_headers={"x-patchbay-session": "s-long"},
+            max_retries=0,
+        )
     )
     said: list[Any] = [{"role": "user", "content": use_tool("Read", file_path="note.txt")}]
     for words in ("second", "third"):
@@ -188,9 +207,12 @@ async def test_a_conversation_survives_its_worker(cluster: Cluster, standin: Sta
         wait_until(lambda: cluster.replicas(second, "coder") == 2, what="two workers", log=cluster.logs)
 
 
-async def test_an_openai_client_sees_the_tools_as_text(cluster: Cluster, standin: StandinProcess) -> None:
+async def test_an_openai_client_sees_the_tools_as_text(
+    cluster: Cluster, standin: StandinProcess, opened: Opened
+) -> None:
     standin.reset()
-    client = openai.AsyncOpenAI(base_url=cluster.edges[1].url + "/sdk/v1", api_key="alice-key", max_retries=0)
+    url = cluster.edges[1].url + "/sdk/v1"
+    client = opened(openai.AsyncOpenAI(base_url=url, api_key="alice-key", max_retries=0))
     prompt = use_tool("Read", file_path="note.txt")
     text = ""
     stream = await client.chat.completions.create(

@@ -43,7 +43,7 @@ def wide(fleet: Cluster) -> Cluster:
     return fleet
 
 
-@pytest.mark.parametrize(("path", "backend"), PAIRS)
+@pytest.mark.parametrize(("path", "backend"), PAIRS[::3])
 async def test_a_worker_killed_before_the_first_event_is_not_noticed(
     wide: Cluster, standin: StandinProcess, path: str, backend: str
 ) -> None:
@@ -59,7 +59,7 @@ async def test_a_worker_killed_before_the_first_event_is_not_noticed(
     assert standin.stats().requests > 8
 
 
-@pytest.mark.parametrize(("path", "backend"), PAIRS)
+@pytest.mark.parametrize(("path", "backend"), PAIRS[::3])
 async def test_a_worker_killed_mid_stream_makes_the_official_sdk_raise(wide: Cluster, path: str, backend: str) -> None:
     model = f"{backend}/{script(deltas=200, delta_delay_ms=50)}"
     killed_at = 0.0
@@ -80,19 +80,21 @@ async def test_a_worker_killed_mid_stream_makes_the_official_sdk_raise(wide: Clu
 
 async def _stream_with_sdk(url: str, path: str, model: str, *, on_text: Callable[[], None]) -> None:
     if path == "/v1/messages":
-        messages = anthropic.AsyncAnthropic(base_url=url, api_key="made-up", max_retries=0).messages
-        async with messages.stream(
-            model=model, max_tokens=1000, messages=[{"role": "user", "content": "hello"}]
-        ) as stream:
+        async with (
+            anthropic.AsyncAnthropic(base_url=url, api_key="made-up", max_retries=0) as client,
+            client.messages.stream(
+                model=model, max_tokens=1000, messages=[{"role": "user", "content": "hello"}]
+            ) as stream,
+        ):
             async for _ in stream.text_stream:
                 on_text()
         return
-    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="made-up", max_retries=0)
-    async for chunk in await client.chat.completions.create(
-        model=model, stream=True, messages=[{"role": "user", "content": "hello"}]
-    ):
-        if chunk.choices and chunk.choices[0].delta.content:
-            on_text()
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="made-up", max_retries=0) as other:
+        async for chunk in await other.chat.completions.create(
+            model=model, stream=True, messages=[{"role": "user", "content": "hello"}]
+        ):
+            if chunk.choices and chunk.choices[0].delta.content:
+                on_text()
 
 
 async def test_a_rolling_restart_under_fifty_streams_shows_no_error(wide: Cluster) -> None:

@@ -13,8 +13,9 @@ from patchbay_standin import RecordedRequest, Script, write_script
 from patchbay_standin.script import MODEL_PREFIX
 from patchbay_standin.testing import StandinProcess
 
-# How the official SDKs can be asked: blocking or not, the answer whole or streamed.
-MODES = ("sync", "sync-stream", "async", "async-stream")
+# How the official SDKs can be asked: blocking or not, the answer whole or streamed. Each of both, in one of two ways:
+# an SDK's two kinds of client differ in how they wait, and share what they make of an answer.
+MODES = ("sync", "async-stream")
 
 # A picture of one pixel, and the smallest thing that passes for a PDF.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
