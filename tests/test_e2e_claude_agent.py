@@ -15,6 +15,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from redis import Redis
 
 from patchbay.testing.cluster import Cluster, ServiceProcess
 from patchbay.testing.eventually import eventually, wait_until
@@ -124,6 +125,12 @@ async def test_nobody_answers_for_somebody_elses_agent(cluster: Cluster) -> None
     assert (await answering).status_code == 200
 
 
+def _is_stored(valkey: ValkeyProcess, words: str) -> bool:
+    with Redis.from_url(valkey.url) as redis:
+        names = list(redis.scan_iter("*:transcript:*"))
+        return any(words.encode() in entry for name in names for entry in redis.lrange(name, 0, -1))
+
+
 async def test_a_worker_killed_while_it_asks(standin: StandinProcess, valkey: ValkeyProcess, work: Path) -> None:
     config = config_of(standin.url, work)
     with Cluster(config, redis_url=valkey.url, edges=2, workers=1, kinds=("claude-worker",)) as cluster:
@@ -132,6 +139,8 @@ async def test_a_worker_killed_while_it_asks(standin: StandinProcess, valkey: Va
         answering = asyncio.create_task(ask(first, cat("touch killed"), session="s-killed"))
         asked = await eventually(lambda: pending(second, "s-killed"), seconds=30, what="the question")
         assert asked is not None
+        # What was said is stored beside the answer: the worker is killed once it is.
+        await eventually(lambda: _is_stored(valkey, "touch killed"), seconds=10, what="the prompt in Redis")
         programs = [child for child in psutil.Process(worker.pid).children(recursive=True) if child.name() == "claude"]
         assert programs
         killed = time.monotonic()

@@ -99,4 +99,5 @@ async def upstream(script: Script) -> AsyncIterator[Upstream]:
     finally:
         server.close()
         for one in served.visits:
-            one.writer.transport.abort()
+            if not one.writer.is_closing():
+                one.writer.transport.abort()
