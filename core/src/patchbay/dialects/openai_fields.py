@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from patchbay.dialects.json_text import dump_object, load_array, load_object
+from patchbay.dialects.surrogates import mend_text
 from patchbay.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -132,6 +133,26 @@ class Fields:
     def rest(self) -> dict[str, bytes]:
         """The fields not asked for."""
         return self._fields
+
+
+def read_body(body: bytes, read: Callable[[Fields], T]) -> T:
+    """What `read` makes of a client's body.
+
+    Raises:
+        InvalidRequest: As `read` does, and when the body is no JSON object in UTF-8.
+    """
+    try:
+        # Texts of the body are carried as they are: one that is no UTF-8 could not be.
+        body.decode()
+        return read(Fields(load_object(mend_text(body))))
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body of your request is not valid UTF-8: {error}") from error
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("The body of your request must be a JSON object.") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body of your request is nested too deeply.") from error
 
 
 def kind_of(value: bytes) -> str:

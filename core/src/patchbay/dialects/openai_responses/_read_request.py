@@ -6,13 +6,11 @@ import msgspec
 
 from patchbay.canonical import Block, Chat, Reasoning, ResponseFormat, Text
 from patchbay.dialects.json_text import dump, dump_array, load_array, load_object, object_text
-from patchbay.dialects.openai_fields import Fields, missing, wrong_type
+from patchbay.dialects.openai_fields import Fields, missing, read_body, wrong_type
 from patchbay.dialects.openai_responses._notes import INSTRUCTIONS
 from patchbay.dialects.openai_responses._quirks import NAME
 from patchbay.dialects.openai_responses._read_items import read_items, read_text
 from patchbay.dialects.openai_responses._read_tools import read_choice, read_tools
-from patchbay.dialects.surrogates import mend_text
-from patchbay.errors import InvalidRequest
 
 _MAX_UINT32 = 2**32 - 1
 
@@ -26,18 +24,7 @@ def read_request(body: bytes) -> Chat:
     Raises:
         InvalidRequest: When the body is not JSON, lacks a required field, or a field has the wrong type.
     """
-    try:
-        # Texts of the body are carried as they are: one that is no UTF-8 could not be.
-        body.decode()
-        return _read(Fields(load_object(mend_text(body))))
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body of your request is not valid UTF-8: {error}") from error
-    except msgspec.ValidationError as error:
-        raise InvalidRequest("The body of your request must be a JSON object.") from error
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}") from error
-    except RecursionError as error:
-        raise InvalidRequest("The body of your request is nested too deeply.") from error
+    return read_body(body, _read)
 
 
 def _read(fields: Fields) -> Chat:
