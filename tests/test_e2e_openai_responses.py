@@ -267,6 +267,18 @@ def test_the_other_clients_on_a_codex_backend(
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Fine.")
 
 
+@pytest.mark.parametrize("backend", ["chatgpt", "platform"])
+def test_another_model_than_asked_for_is_no_header(
+    client: openai.OpenAI, upstream: StandinProcess, backend: str
+) -> None:
+    """Codex would tell its user that the account was flagged."""
+    script = Script(text="Fine.", headers={"openai-model": "another", "x-should-retry": "false"})
+    model = scripted(upstream, backend, script)
+    answer = client.responses.with_raw_response.create(model=model, input="x")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "openai-model" not in answer.headers
+
+
 def test_reasoning_as_an_element_of_the_text(upstream: StandinProcess, tmp_path: Path) -> None:
     upstream.reset()
     config = config_for(upstream, tmp_path, "xml", kinds=("chatgpt",))
