@@ -90,7 +90,8 @@ def start_edge(valkey: ValkeyProcess, tmp_path: Path) -> StartEdge:
     ) -> AsyncIterator[RunningEdge]:
         valkey.command("FLUSHALL")
         backends = {"a": {"kind": "openai-compatible", "base_url": "http://a.test"}, "default_backend": "a"}
-        merged = {"backends": backends, **config}
+        # A stalled machine is no outage of Redis: a test that wants one waits less.
+        merged = {"backends": backends, "redis": {"timeout_seconds": 5}, **config}
         path = tmp_path / "patchbay.json"
         path.write_text(json.dumps(merged))
         settings = load([f"--config={path}", f"--redis.url={valkey.url}", "--server.port=0", *flags], {})

@@ -390,7 +390,7 @@ async def test_operators_read_the_audit(start_edge: StartEdge) -> None:
 
 
 async def test_without_redis_nothing_is_allowed(start_edge: StartEdge, valkey: ValkeyProcess) -> None:
-    async with start_edge() as running:
+    async with start_edge(flags=("--redis.timeout_seconds=0.1",)) as running:
         valkey.pause()
         try:
             checked = await running.client.post("/mcp/permission/check", json=CHECK)

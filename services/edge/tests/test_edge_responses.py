@@ -261,7 +261,7 @@ async def test_an_answer_cut_off_at_its_limit_is_one_to_go_on_from(start_edge: S
 
 async def test_without_redis_only_what_is_stored_is_missed(start_edge: StartEdge, valkey: ValkeyProcess) -> None:
     worker = ScriptedWorker([answer("Fine.")])
-    async with start_edge(worker) as running:
+    async with start_edge(worker, flags=("--redis.timeout_seconds=0.5",)) as running:
         made = (await running.client.post(PATH, json=ASK)).json()
         valkey.pause()
         try:
