@@ -165,17 +165,35 @@ def test_a_model_that_only_runs_code(
 
 
 @ALL
-def test_a_long_conversation_is_compacted(new_codex: NewCodex, upstream: StandinProcess, backend: str) -> None:
+def test_a_long_conversation_is_summed_up_by_the_client(
+    new_codex: NewCodex, upstream: StandinProcess, backend: str
+) -> None:
     codex = new_codex(settings={"model_auto_compact_token_limit": 20_000})
+    last = gone_on_after_compaction(codex, upstream, backend)
+    assert "In short: a story was told." in last
+    assert "A long story." not in last
+
+
+@ALL
+@WAYS
+def test_a_long_conversation_is_compacted(
+    new_codex: NewCodex, upstream: StandinProcess, backend: str, websocket: bool
+) -> None:
+    codex = new_codex(name="OpenAI", websocket=websocket, settings={"model_auto_compact_token_limit": 20_000})
+    last = gone_on_after_compaction(codex, upstream, backend)
+    assert '"type": "compaction"' in last if backend == "chatgpt" else "In short: a story was told." in last
+    assert "A long story." not in last
+
+
+def gone_on_after_compaction(codex: Codex, upstream: StandinProcess, backend: str) -> str:
+    """The last request of a conversation that has grown too long in between."""
     long = Usage(input=50_000, output=10)
     model = upstream.script("long-standin", Script(text="A long story.", usage=long))
     thread = done(codex.ask(f"{backend}/{model}", "Tell me a story.")).thread
     summary = [Script(text="In short: a story was told."), Script(text="And on it goes.")]
     model = upstream.script("short-standin", Script(attempts=summary))
     assert done(codex.go_on(f"{backend}/{model}", "Go on.", thread)).texts()[-1] == "And on it goes."
-    last = json.dumps(upstream.requests()[-1].body)
-    assert "In short: a story was told." in last
-    assert "A long story." not in last
+    return json.dumps(upstream.requests()[-1].body)
 
 
 @ALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import anthropic
 import httpx
 import openai
 import pytest
+from claude_code import Claude
 from pydantic import BaseModel
 from redis import Redis
 from ways import PIXEL
 
-from patchbay.testing.cluster import Cluster
+from patchbay.testing.cluster import Cluster, ServiceProcess
 from patchbay.testing.eventually import wait_until
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay_standin import Account, ErrorReply, Quota, Refusal, Script, Text, Thinking, ToolCall, Usage
+from patchbay_standin import Account, ErrorReply, Quota, RefreshFault, Refusal, Script, Text, Thinking, ToolCall, Usage
 from patchbay_standin.testing import StandinProcess
 
 Json = dict[str, Any]
@@ -184,6 +186,25 @@ def test_a_turn_that_goes_on(client: openai.OpenAI, upstream: StandinProcess, ba
 
 
 @ALL
+def test_a_conversation_is_compacted(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    model = scripted(upstream, backend, Script(text="A key is hidden."))
+    said: Any = [
+        {"role": "user", "content": "Where is the key?"},
+        {"role": "assistant", "content": "Under the mat."},
+    ]
+    compacted = client.responses.compact(model=model, input=said)
+    asked, compaction = compacted.output
+    assert (compacted.object, asked.type, compaction.type) == ("response.compaction", "message", "compaction")
+    assert compacted.usage.input_tokens > 0
+    going_on: Any = [*(item.model_dump(exclude_none=True) for item in compacted.output), said[0]]
+    model = scripted(upstream, backend, Script(text="As I said."), "again-standin")
+    assert client.responses.create(model=model, input=going_on).output_text == "As I said."
+    last = json.dumps(upstream.requests()[-1].body)
+    assert ("A key is hidden." in last) == (backend in ("anthropic", "chat"))
+    assert last.count("Where is the key?") == 2
+
+
+@ALL
 def test_over_a_websocket(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
     model = scripted(upstream, backend, Script(text="Seven."))
     with client.responses.connect() as connection:
@@ -265,6 +286,28 @@ def test_the_other_clients_on_a_codex_backend(
         )
     choice = completion.choices[0]
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Fine.")
+
+
+@pytest.mark.parametrize("backend", ["chatgpt", "platform"])
+def test_the_claude_program_on_an_upstream_of_this_api(
+    cluster: Cluster, upstream: StandinProcess, tmp_path: Path, backend: str
+) -> None:
+    claude = Claude(tmp_path)
+    (claude.work / "note.txt").write_text("the colour of the day is ultramarine")
+    call = ToolCall(name="Bash", input={"command": "cat note.txt", "description": "Shows it"}, id="call_1")
+    script = Script(attempts=[Script(blocks=[Thinking(text="Hm."), call]), Script(text="Ultramarine.")])
+    answer = claude.run("Which colour?", url=cluster.url, model=scripted(upstream, backend, script), tools=("Bash",))
+    assert (answer["subtype"], answer["num_turns"], answer["result"]) == ("success", 2, "Ultramarine.")
+    assert answer["usage"]["output_tokens"] > 0
+    first, second = (request.body for request in upstream.requests()[-2:])
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    # What the provider has cached of the first request holds for the second.
+    assert second["input"][: len(first["input"])] == first["input"]
+    assert second["tools"] == first["tools"]
+    *_, called, result = second["input"]
+    assert (called["type"], called["name"], called["call_id"]) == ("function_call", "Bash", result["call_id"])
+    assert "ultramarine" in json.dumps(result["output"])
 
 
 @pytest.mark.parametrize("backend", ["chatgpt", "platform"])
@@ -353,19 +396,63 @@ def test_an_account_at_its_limit_is_nobodys_trouble_until_all_are(upstream: Stan
         assert 500 < int(answer.headers["retry-after"]) <= 600
 
 
-def test_tokens_that_end_are_renewed_once_for_everyone(upstream: StandinProcess, tmp_path: Path) -> None:
+@pytest.fixture
+def worn(upstream: StandinProcess, tmp_path: Path) -> Iterator[tuple[Cluster, ValkeyProcess, str]]:
+    """Three replicas with an account whose tokens are refused from now on, their Redis, and a model."""
     upstream.reset()
     config = config_for(upstream, tmp_path, "worn", kinds=("chatgpt",))
     model = scripted(upstream, "chatgpt", Script(text="Fine."))
     with (
         ValkeyProcess() as valkey,
         Cluster(config, redis_url=valkey.url, workers=3, kinds=("codex-worker",)) as running,
-        httpx.Client(timeout=30) as client,
     ):
-        ask = {"model": model, "input": "Hi"}
-        assert client.post(f"{running.url}/v1/responses", json=ask).status_code == 200
-        before = upstream.account_report("worn").refreshes
+        assert twenty_at_once(running, model, requests=1) == [200]
         upstream.expire_access_tokens("worn")
-        answers = [client.post(f"{running.url}/v1/responses", json=ask).status_code for _ in range(12)]
-        assert answers == [200] * 12
-        assert upstream.account_report("worn").refreshes == before + 1
+        yield running, valkey, model
+        upstream.on_refresh("worn", None)
+
+
+def twenty_at_once(cluster: Cluster, model: str, *, requests: int = 20) -> list[int]:
+    """The statuses of so many answers."""
+    ask = {"model": model, "input": "Hi"}
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(requests) as at_once:
+
+        def status(_: int) -> int:
+            return client.post(f"{cluster.url}/v1/responses", json=ask).status_code
+
+        return list(at_once.map(status, range(requests)))
+
+
+def test_tokens_that_end_are_renewed_once_for_everyone(
+    worn: tuple[Cluster, ValkeyProcess, str], upstream: StandinProcess
+) -> None:
+    cluster, _, model = worn
+    before = upstream.account_report("worn").refreshes
+    # Long enough for every replica to want it.
+    upstream.on_refresh("worn", RefreshFault(delay_ms=700))
+    assert twenty_at_once(cluster, model) == [200] * 20
+    assert upstream.account_report("worn").refreshes == before + 1
+
+
+def test_when_the_replica_that_renews_is_killed_another_one_does(
+    worn: tuple[Cluster, ValkeyProcess, str], upstream: StandinProcess
+) -> None:
+    cluster, valkey, model = worn
+    before = upstream.account_report("worn").refreshes
+    upstream.on_refresh("worn", RefreshFault(hang="before", times=1))
+
+    def the_one_that_renews() -> ServiceProcess | None:
+        with Redis.from_url(valkey.url, decode_responses=True) as redis:
+            claimants = [redis.hget(name, "claimant") for name in redis.scan_iter("pb:{codex-renewal:*")]
+        ids = [str(claimant).rpartition(".")[0] for claimant in claimants if claimant]
+        return next((one for one in cluster.workers["codex-worker"] for worker in ids if worker in one.output()), None)
+
+    with ThreadPoolExecutor(1) as beside:
+        answers = beside.submit(twenty_at_once, cluster, model)
+        wait_until(lambda: upstream.account_report("worn").holding == 1, what="a replica renews")
+        killed = the_one_that_renews()
+        assert killed is not None
+        killed.kill()
+        # No client sees it: its requests go to the replicas that live.
+        assert answers.result() == [200] * 20
+    assert upstream.account_report("worn").refreshes == before + 1

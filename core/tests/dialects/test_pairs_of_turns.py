@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
 
+from patchbay.dialects import openai_chat
 from patchbay.testing.dialect_pairs import DIALECTS, Json, answer
 from patchbay.testing.request_pairs import check_request, write_request
 
+GEMINI = replace(openai_chat.DIALECT.quirks, tool_extra_content=True, default_extra_content="{}")
 PAIRS = [(client, upstream) for client in DIALECTS for upstream in DIALECTS]
 LONG_NAME = "mcp__server__" + "tool_" * 20
 
@@ -184,15 +187,29 @@ def test_a_turn_begins_with_the_one_before(client: str, upstream: str, stream: b
 
 @pytest.mark.parametrize(("client", "upstream"), [(client, "anthropic") for client in DIALECTS])
 def test_signed_thinking_comes_back(client: str, upstream: str) -> None:
-    """Signed and hidden thinking survive a client that echoes them, and keep the next step thinking.
-
-    Clients of the Responses API have no place for what is hidden without a signature.
-    """
+    """Signed and hidden thinking survive a client that echoes them, and keep the next step thinking."""
     body = first_turn(client)
     said = answer(upstream, [anthropic_stream("f", "toolu_1")], client, stream=True)
     sent = check_request(upstream, write_request(client, upstream, next_turn(client, body, said, 1)))
     assert sent["thinking"]["type"] == "enabled"
     thinking, hidden = sent["messages"][1]["content"][:2]
     assert thinking == {"type": "thinking", "thinking": "hm", "signature": "EqQB"}
-    if client != "openai_responses":
-        assert hidden == {"type": "redacted_thinking", "data": "EmwK"}
+    assert hidden == {"type": "redacted_thinking", "data": "EmwK"}
+
+
+@pytest.mark.parametrize("client", DIALECTS)
+def test_the_signature_of_a_call_comes_back(client: str) -> None:
+    """Gemini signs its calls, and refuses one that comes back without."""
+    signed: Json = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}, **signed}
+    choices: list[Json] = [
+        {"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}},
+        {"index": 0, "delta": {}, "finish_reason": "tool_calls"},
+    ]
+    stream = [f"data: {json.dumps({'id': 'c', 'choices': [choice]})}\n\n".encode() for choice in choices]
+    said = answer("openai_chat", stream, client, stream=True)
+    body = next_turn(client, first_turn(client), said, 1)
+    chat = DIALECTS[client].read_request(json.dumps(body).encode())
+    sent = json.loads(openai_chat.DIALECT.write_request(chat, "m", GEMINI).body)
+    (called,) = (one for message in sent["messages"] for one in message.get("tool_calls", []))
+    assert called["extra_content"] == signed["extra_content"]

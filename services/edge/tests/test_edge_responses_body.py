@@ -62,14 +62,17 @@ def test_what_repeats_what_is_kept(name: str) -> None:
 def test_what_was_said_comes_before_what_is_said_now() -> None:
     request = read_body(b'{"previous_response_id" : "resp_1", "input" : "Thanks!", "model": "m"}')
     assert (request.previous_response_id, request.store) == ("resp_1", None)
-    body = request.after([b'{"a" :  1}', b"2"])
+    assert request.written(request.items, goes_on=True) is request.body
+    body = request.written([b'{"a" :  1}', b"2", *request.items], goes_on=False)
     said = b'[{"a" :  1},2,{"type":"message","role":"user","content":"Thanks!"}]'
     assert body == b'{"previous_response_id" : null, "input" : ' + said + b', "model": "m"}'
 
 
 def test_a_request_without_input_goes_on_with_nothing_new() -> None:
     request = read_body(b'{"model":"m","previous_response_id":"r"}')
-    assert json.loads(request.after([b"1"])) == {"model": "m", "previous_response_id": None, "input": [1]}
+    body = request.written([b"1"], goes_on=False)
+    assert json.loads(body) == {"model": "m", "previous_response_id": None, "input": [1]}
+    assert json.loads(request.written([b"1"], goes_on=True))["previous_response_id"] == "r"
 
 
 def test_messages_may_stand_for_the_input_where_that_is_said() -> None:

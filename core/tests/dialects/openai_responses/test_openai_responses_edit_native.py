@@ -37,6 +37,15 @@ def test_the_platform_gets_the_very_bytes() -> None:
     assert edit_native(whole, "m", QUIRKS).body == whole
 
 
+def test_what_another_provider_has_signed_or_hidden_stays_here() -> None:
+    theirs = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "of a compatible server"}
+    signed, hidden = (
+        theirs | {"encrypted_content": content} for content in ("patchbay-signed:E", "patchbay-redacted:E")
+    )
+    edited, warnings = edit({"input": [theirs, signed, hidden, *HI]}, QUIRKS)
+    assert (edited["input"], warnings) == ([theirs, *HI], [])
+
+
 def test_codex_itself_at_chatgpt() -> None:
     """Only the instructions are added, and nothing is warned of."""
     edited = edit_native(CODEX, None, CHATGPT)

@@ -162,6 +162,19 @@ ITEMS: dict[str, tuple[list[Any], str]] = {
         }}
         """,
     ),
+    "what other providers want back": (
+        [
+            {"type": "reasoning", "summary": [], "encrypted_content": "patchbay-signed:EqQB"},
+            {"type": "reasoning", "summary": [], "encrypted_content": "patchbay-redacted:EmwK"},
+        ],
+        """
+        messages {
+          role: ROLE_ASSISTANT
+          blocks { thinking { signature: 'EqQB' } }
+          blocks { redacted_thinking { data: 'EmwK' } }
+        }
+        """,
+    ),
     "tools that come in an item": (
         [
             {"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [{"type": "custom", "name": "g"}]},

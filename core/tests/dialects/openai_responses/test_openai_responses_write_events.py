@@ -86,10 +86,11 @@ def test_the_whole_sequence() -> None:
         *["function_call_arguments.done", "output_item.done"],
         *["output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.done", "output_item.done"],
         *["output_item.added", "output_item.done"],
+        *["output_item.added", "output_item.done"],
         "completed",
     ]
     done = [event for event in found if event["type"] == "response.output_item.done"]
-    assert [event["output_index"] for event in done] == [0, 1, 2, 3, 4]
+    assert [event["output_index"] for event in done] == [0, 1, 2, 3, 4, 5]
     final = found[-1]["response"]
     assert [event["item"] for event in done] == final["output"]
     assert final["usage"] == {
@@ -105,7 +106,7 @@ def test_the_stream_and_the_whole_are_one_answer() -> None:
     final = write(everything())[-1]["response"]
     assert final == whole(everything())
     assert [item["type"] for item in final["output"]] == [
-        *["reasoning", "message", "function_call", "custom_tool_call", "web_search_call"],
+        *["reasoning", "message", "function_call", "custom_tool_call", "web_search_call", "reasoning"],
     ]
     assert final["output"][0]["encrypted_content"] == "gAAAAsigned"
     assert final["output"][2] == {
@@ -129,7 +130,7 @@ def test_every_event_of_an_item_names_it() -> None:
             assert event["item_id"] == ids[event["output_index"]]
         elif "item" in event:
             assert event["item"]["id"] == ids[event["output_index"]]
-    assert [item_id.split("_")[0] for item_id in ids.values()] == ["rs", "msg", "fc", "ctc", "w"]
+    assert [item_id.split("_")[0] for item_id in ids.values()] == ["rs", "msg", "fc", "ctc", "w", "rs"]
     assert all(len(item_id) <= 64 for item_id in ids.values())
 
 
@@ -227,21 +228,22 @@ def test_endings(finished: Finished, status: str, expected: Json) -> None:
     assert response["output"][0]["status"] == status
 
 
-def test_what_anyone_has_signed_is_sent_and_what_has_no_place_is_not() -> None:
+def test_what_anyone_has_signed_or_hidden_is_sent() -> None:
     builder = EventBuilder()
     builder.thinking("a")
     builder.signature("EpABforeign")
     builder.redacted_thinking("AA==")
     builder.signature("EpABalone")
     builder.text("b")
-    (thinking, alone, message) = whole(answer(builder))["output"]
+    (thinking, hidden, alone, message) = whole(answer(builder))["output"]
     assert thinking == {
         "id": thinking["id"],
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": "a"}],
-        "encrypted_content": "EpABforeign",
+        "encrypted_content": "patchbay-signed:EpABforeign",
     }
-    assert (alone["summary"], alone["encrypted_content"]) == ([], "EpABalone")
+    assert (hidden["summary"], hidden["encrypted_content"]) == ([], "patchbay-redacted:AA==")
+    assert (alone["summary"], alone["encrypted_content"]) == ([], "patchbay-signed:EpABalone")
     assert message["type"] == "message"
 
 

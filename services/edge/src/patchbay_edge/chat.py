@@ -19,9 +19,10 @@ from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
 from patchbay_edge.attempts import Attempts, OpenAnswer
 from patchbay_edge.callers import Identity
-from patchbay_edge.endpoints import AnyDialect, Endpoint
+from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import Exchange
 from patchbay_edge.reply import Reply
+from patchbay_edge.responses.compaction import CompactedWriter, SummaryEvents
 from patchbay_edge.responses.keeper import Keeper
 from patchbay_edge.responses.turns import Turn
 from patchbay_edge.routing import Target
@@ -172,7 +173,7 @@ async def answer_chat(
     requests = Requests(job)
     stream = job.head.stream
     turn = job.turn
-    keeper = Keeper(turn) if turn is not None and turn.keeps else None
+    keeper = Keeper(turn) if turn is not None and turn.keeps and job.endpoint.operation is Operation.CHAT else None
     include_usage = job.head.include_usage
     options = AnswerOptions(
         stream=stream,
@@ -183,9 +184,12 @@ async def answer_chat(
         echo=turn.echo if turn is not None else {},
         reasoning_format=job.targets[0].reasoning_format,
     )
+    writer = job.dialect.write_events(options)
+    if turn is not None and job.endpoint.operation is Operation.COMPACT:
+        writer = CompactedWriter(writer, turn.items)
     reply = Reply(
         job.exchange,
-        job.dialect.write_events(options),
+        writer,
         stream=stream,
         hold_seconds=hold_seconds,
         ping_seconds=ping_seconds,
@@ -227,12 +231,14 @@ async def _fail(job: Job, reply: Reply, failure: PatchbayError) -> None:
 async def _relay(job: Job, opened: OpenAnswer, reply: Reply, *, started: float) -> None:
     backend = opened.target.backend.name
     meter = Meter()
+    # A backend of another dialect was asked for a summary.
+    summary = SummaryEvents() if job.turn is not None and job.turn.compacts and not opened.is_native else None
     try:
         reply.describe({"x-patchbay-backend": backend}, opened.first)
         async with aclosing(opened.windows()) as windows:
             async for events in windows:
                 meter.see(events)
-                await reply.write(events)
+                await reply.write(events if summary is None else summary.feed(events))
         await reply.end()
     finally:
         opened.call.close()

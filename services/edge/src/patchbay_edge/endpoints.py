@@ -21,6 +21,7 @@ class Operation(Enum):
 
     CHAT = "chat"
     COUNT_TOKENS = "count_tokens"
+    COMPACT = "compact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ _OPERATIONS: dict[str, tuple[Operation, AnyDialect]] = {
     "/v1/chat/completions": (Operation.CHAT, OPENAI_CHAT),
     "/v1/responses": (Operation.CHAT, OPENAI_RESPONSES),
     "/v1/responses/input_tokens": (Operation.COUNT_TOKENS, OPENAI_RESPONSES),
+    "/v1/responses/compact": (Operation.COMPACT, OPENAI_RESPONSES),
 }
 
 # They are served whatever the routes say: every backend, the ones that are Claude Code, and every backend for clients

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -23,6 +24,7 @@ from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.picking import Picker
 from patchbay_edge.reply import upstream_headers
 from patchbay_edge.responses.body import read_body as read_responses_body
+from patchbay_edge.responses.compaction import compacting
 from patchbay_edge.responses.turns import Turn, Turns
 from patchbay_edge.routing import Router
 from patchbay_edge.transport import Connections, WorkerFailure
@@ -139,6 +141,8 @@ class Gateway:
         except InvalidRequest:
             body = _mended(body)
             head = read_head(body)
+        if endpoint.operation is Operation.COMPACT:
+            head = replace(head, stream=False)
         targets = self._router.targets(endpoint.prefix, head.model)
         turn = (
             await self._begin_turn(endpoint, exchange, identity, body) if endpoint.dialect is OPENAI_RESPONSES else None
@@ -147,6 +151,8 @@ class Gateway:
 
     async def _begin_turn(self, endpoint: Endpoint, exchange: Exchange, identity: Identity, body: bytes) -> Turn:
         request = read_responses_body(body, takes_messages=endpoint.prefix == CODEX_PREFIX)
+        if endpoint.operation is Operation.COMPACT:
+            request = compacting(request)
         session = endpoint.session or exchange.headers.get(OWN_SESSION_HEADER, "")
         return await self._turns.begin(request, owner=identity.owner, session=session, memory=exchange.memory)
 

@@ -24,7 +24,7 @@ from patchbay.dialects.openai_responses._item_rules import (
 from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
 from patchbay.dialects.openai_responses._write_request import ENCRYPTED_REASONING
 from patchbay.dialects.request_warnings import Warnings
-from patchbay.dialects.signatures import is_openai_made
+from patchbay.dialects.signatures import MARK_IN_JSON, is_carried, is_openai_made
 from patchbay.dialects.tool_names import fitted
 from patchbay.errors import InvalidRequest
 
@@ -156,7 +156,7 @@ class _Edit:
             part: Object = {"type": b'"input_text"', "text": value}
             item: Object = {"type": b'"message"', "role": b'"user"', "content": dump_array([dump_object(part)])}
             changed["input"] = dump_array([dump_object(item)])
-        elif value.startswith(b"[") and self._has_item_rules():
+        elif value.startswith(b"[") and (self._has_item_rules() or MARK_IN_JSON in value):
             self._edit(changed, "input", self._item)
         if self._quirks.parallel_without_tools or "parallel_tool_calls" not in self._fields:
             return
@@ -180,6 +180,8 @@ class _Edit:
     def _item(self, raw: bytes) -> bytes | None:
         item = _decode_item(raw)
         kind = item.type if isinstance(item.type, str) else ("message" if item.role is not None else "item_reference")
+        if kind == "reasoning" and is_carried(str(item.encrypted_content or "")):
+            return None
         if not self._quirks.keeps_answers:
             if kind == "item_reference":
                 self._warnings.dropped("input.item_reference")

@@ -19,7 +19,6 @@ from patchbay.canonical import (
     Opaque,
     Role,
     Text,
-    Thinking,
     Tool,
     ToolResult,
     ToolUse,
@@ -30,6 +29,7 @@ from patchbay.dialects.openai_responses._notes import ADDITIONAL_TOOLS, ITEM, PL
 from patchbay.dialects.openai_responses._quirks import NAME
 from patchbay.dialects.openai_responses._read_content import read_content
 from patchbay.dialects.openai_responses._read_tools import read_tools
+from patchbay.dialects.signatures import carried_thinking
 
 _ROLES = ("user", "assistant", "system", "developer")
 _SYSTEM_ROLES: dict[str, Role.ValueType] = {"system": ROLE_SYSTEM, "developer": ROLE_DEVELOPER}
@@ -140,13 +140,11 @@ def _with_note(block: Block, rest: Object) -> Block:
 def _read_reasoning(raw: bytes, path: str) -> Block:
     fields = Fields.of(raw, path)
     summary, content = fields.array("summary") or [], fields.array("content") or []
-    thinking = Thinking(text=_PARAGRAPH.join(_texts(summary, f"{path}.summary") or _texts(content, f"{path}.content")))
-    signature = fields.string("encrypted_content")
-    if signature:
-        thinking.signature = signature
+    text = _PARAGRAPH.join(_texts(summary, f"{path}.summary") or _texts(content, f"{path}.content"))
+    block = carried_thinking(fields.string("encrypted_content") or "", text)
     covered = {"type", "encrypted_content"} | ({"summary"} if not summary else set())
     rest = {name: value for name, value in load_object(raw).items() if name not in covered}
-    return _with_note(Block(thinking=thinking), rest)
+    return _with_note(block, rest)
 
 
 def _texts(parts: Iterable[bytes], path: str) -> list[str]:

@@ -27,6 +27,7 @@ from patchbay.dialects.openai_responses._write_output import (
     item_id,
 )
 from patchbay.dialects.sequencer import Sequencer, Step
+from patchbay.dialects.signatures import carried_redacted, carried_signature
 
 _NULL = b"null"
 _ID_LENGTH = 40
@@ -36,12 +37,7 @@ def is_written(start: BlockStart) -> bool:
     """Whether a block has a place in an answer: there is one choice only, and no API knows another's blocks."""
     if start.choice:
         return False
-    match start.WhichOneof("kind"):
-        case "opaque":
-            return start.opaque.dialect == NAME
-        case kind:
-            # A client may send its history to OpenAI, which refuses what another provider has hidden in it.
-            return kind != "redacted_thinking"
+    return not start.HasField("opaque") or start.opaque.dialect == NAME
 
 
 class ResponseWriter:
@@ -219,6 +215,10 @@ class ResponseWriter:
                 self._signature.clear()
             case "tool_use":
                 self._start_call(start.tool_use, start.index)
+            case "redacted_thinking":
+                item = self._open_item("reasoning")
+                item.encrypted_content = carried_redacted(start.redacted_thinking.data)
+                self._close_item(item, "completed")
             case "opaque":
                 self._whole_item(one_line(start.opaque.json.encode()))
 
@@ -318,7 +318,7 @@ class ResponseWriter:
         if item is not None:
             self._close_part()
             self._item = None
-            item.encrypted_content = signature
+            item.encrypted_content = carried_signature(signature) if signature else ""
             self._close_item(item, "completed")
 
     def _start_call(self, use: ToolUseStart, index: int) -> None:

@@ -5,8 +5,9 @@ Format: https://platform.openai.com/docs/api-reference/responses/create
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from patchbay.errors import InvalidRequest
 T = TypeVar("T")
 
 _NULL = msgspec.Raw(b"null")
+_NO_FIELDS: Mapping[str, bytes] = MappingProxyType({})
 
 # What only a model says. A request that holds any of it was written by a client that keeps the conversation itself.
 _MODELS_OWN = frozenset({"function_call", "custom_tool_call", "reasoning", "compaction", "item_reference"})
@@ -67,12 +69,19 @@ class ResponsesBody:
     previous_response_id: str | None
     store: bool | None
 
-    def after(self, items: Sequence[bytes]) -> bytes:
-        """The body with these items before its own, and no response to go on from."""
-        fields = {"input": b"[" + b",".join([*items, *self.items]) + b"]"}
-        if self.previous_response_id is not None:
-            fields["previous_response_id"] = b"null"
-        return set_top_level(self.body, fields)
+    def written(self, items: Sequence[bytes], *, goes_on: bool, fields: Mapping[str, bytes] = _NO_FIELDS) -> bytes:
+        """The body with other items; the very one that came where that changes nothing.
+
+        Args:
+            goes_on: Whether it still goes on from `previous_response_id`.
+            fields: More fields to set, each as JSON.
+        """
+        changed = dict(fields)
+        if items != self.items:
+            changed["input"] = b"[" + b",".join(items) + b"]"
+        if self.previous_response_id is not None and not goes_on:
+            changed["previous_response_id"] = b"null"
+        return set_top_level(self.body, changed) if changed else self.body
 
     def repeated(self, kept: Sequence[bytes]) -> int:
         """How many of the first items only repeat what is kept: all of it, or else none is said to."""

@@ -17,9 +17,12 @@ from patchbay.state.connection import RedisUnavailable
 from patchbay.state.responses import Context, Responses, TooLarge
 from patchbay.telemetry import metrics
 from patchbay_edge.responses.body import ResponsesBody
+from patchbay_edge.responses.compaction import check_readable, is_trigger, opened, since_last, summary_request
 
 # The kind of backend that keeps responses itself.
 _KEEPER = "openai-responses"
+# A summary is plain text, whatever the client wants its answers to be.
+_SUMMARY_FIELDS = {"tool_choice": b'"none"', "text": b"null"}
 
 
 class _Answer(msgspec.Struct):
@@ -47,11 +50,11 @@ class Turn:
     """One request with what it goes on from.
 
     Attributes:
-        body: The request for a backend that knows nothing of earlier ones.
+        items: The whole conversation, each item as JSON.
         keeps: Whether the answer is to be kept, for whom ever.
     """
 
-    body: bytes
+    items: list[bytes]
     keeps: bool
     _stores: bool
     _owner: str
@@ -74,19 +77,27 @@ class Turn:
         """
         if self._unknown is not None and backend.kind != _KEEPER:
             raise _not_found(self._unknown)
-        if self._unknown is not None or self._is_kept_at(backend):
-            return self._request.body
-        return self.body
+        goes_on = self._unknown is not None or self._is_kept_at(backend)
+        return self._request.written(opened(self._request.items if goes_on else self.items), goes_on=goes_on)
 
     def translated(self) -> bytes:
-        """The request for a backend of another dialect.
+        """The request for a backend of another dialect: where it asks for compaction, one for a summary.
 
         Raises:
-            PatchbayError: As `body_for`.
+            PatchbayError: As `body_for`, and INVALID_REQUEST for what another provider has compacted.
         """
         if self._unknown is not None:
             raise _not_found(self._unknown)
-        return self.body
+        items = opened(self.items)
+        check_readable(items)
+        if not self.compacts:
+            return self._request.written(items, goes_on=False)
+        return self._request.written(summary_request(items), goes_on=False, fields=_SUMMARY_FIELDS)
+
+    @property
+    def compacts(self) -> bool:
+        """Whether it asks for compaction."""
+        return bool(self._request.items) and is_trigger(self._request.items[-1])
 
     @property
     def echo(self) -> dict[str, bytes]:
@@ -167,19 +178,19 @@ class Turns:
         else:
             stored = await self._stored(request, owner, session)
             said = stored.items if stored is not None else None
-        body, brought = request.body, request.items
+        items, brought = request.items, request.items
         if said is not None:
+            said = since_last(said)
             repeated = request.repeated(said)
             if repeated:
-                body = request.body if request.previous_response_id is None else request.after(())
                 brought = request.items[repeated:]
             elif request.previous_response_id is None and request.is_whole_conversation(said):
                 stored, said = None, None
             else:
-                body = request.after(said)
+                items = [*said, *request.items]
         stores = request.store is not False or bool(session)
         return Turn(
-            body=body,
+            items=items,
             keeps=stores or memory is not None,
             _stores=stores,
             _owner=owner,
