@@ -265,7 +265,7 @@ async def test_a_failure_before_the_content_is_a_status(
 
 @BOTH
 async def test_no_worker(start_edge: StartEdge, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchbay_edge.picking._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("patchbay.dispatch.picking._WAIT_SECONDS", 0.05)
     async with start_edge() as running:
         response = await running.client.post(path, json=CHAT)
         assert (response.status_code, response.headers["retry-after"]) == (503, "2")

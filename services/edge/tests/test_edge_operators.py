@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
+from patchbay.dispatch.callers import Callers
 from patchbay.errors import AUTHENTICATION, PERMISSION, PatchbayError
 from patchbay.settings import Security
 from patchbay.state.admission import Limits
-from patchbay_edge.callers import Callers
 from patchbay_edge.operators import require_json, require_operator
 
 LIMITS = Limits(requests_per_minute=None, concurrent_requests=None, max_connections=10)

@@ -14,6 +14,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from patchbay.dispatch.callers import Callers
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.routing import SDK_PREFIX, Router
+from patchbay.dispatch.transport import Connections
 from patchbay.errors import INTERNAL, PatchbayError, code_of_status, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
@@ -25,19 +29,15 @@ from patchbay.state.sealing import make_sealer
 from patchbay.telemetry import metrics
 from patchbay_edge import catalog, permissions
 from patchbay_edge.auth import auth_router
-from patchbay_edge.callers import Callers
 from patchbay_edge.catalog import Catalog
-from patchbay_edge.endpoints import API_PREFIX, CODEX_PREFIX, SDK_PREFIX, Endpoints, dialect_of
+from patchbay_edge.endpoints import API_PREFIX, CODEX_PREFIX, Endpoints, dialect_of
 from patchbay_edge.exchange import Exchange, Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
-from patchbay_edge.picking import Picker
 from patchbay_edge.readiness import readiness
 from patchbay_edge.responses.routes import responses_router
 from patchbay_edge.responses.sockets import Sockets
 from patchbay_edge.responses.turns import Turns
-from patchbay_edge.routing import Router
 from patchbay_edge.status import status_router
-from patchbay_edge.transport import Connections
 
 log = structlog.get_logger(__name__)
 

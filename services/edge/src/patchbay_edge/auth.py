@@ -11,6 +11,7 @@ import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
+from patchbay.dispatch.transport import WorkerFailure
 from patchbay.errors import AUTHENTICATION, NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import KINDS, Backend
 from patchbay.state.registry import WorkerRecord
@@ -18,7 +19,6 @@ from patchbay_edge.bodies import read_body
 from patchbay_edge.conditions import condition, record_of
 from patchbay_edge.operators import require_json, require_operator
 from patchbay_edge.status import ask_worker
-from patchbay_edge.transport import WorkerFailure
 from patchbay_proto.v1.provider_pb2 import AccountStatus, LoginRequest, LoginResponse, LogoutRequest
 
 if TYPE_CHECKING:

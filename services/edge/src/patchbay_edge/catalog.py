@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.routing import Router
+from patchbay.dispatch.transport import Connections
 from patchbay.errors import NOT_FOUND, PatchbayError, make_error
 from patchbay.settings import Backend
-from patchbay_edge.picking import Picker
-from patchbay_edge.routing import Router
-from patchbay_edge.transport import Connections
 from patchbay_proto.v1.provider_pb2 import Credential, ListModelsRequest, Model
 
 _TIMEOUT_SECONDS = 10.0

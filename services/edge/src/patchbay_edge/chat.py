@@ -14,18 +14,18 @@ import structlog
 from patchbay.canonical import Chat
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.native import RequestHead
+from patchbay.dispatch.attempts import Attempts, OpenAnswer
+from patchbay.dispatch.callers import Identity
+from patchbay.dispatch.routing import Target
 from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
-from patchbay_edge.attempts import Attempts, OpenAnswer
-from patchbay_edge.callers import Identity
 from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import Exchange
 from patchbay_edge.reply import Reply
 from patchbay_edge.responses.compaction import CompactedWriter, SummaryEvents
 from patchbay_edge.responses.keeper import Keeper
 from patchbay_edge.responses.turns import Turn
-from patchbay_edge.routing import Target
 from patchbay_edge.usage import Meter
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, Credential, NativeRequest
 

@@ -12,6 +12,7 @@ from patchbay.dialects.anthropic import DIALECT as ANTHROPIC
 from patchbay.dialects.base import Dialect
 from patchbay.dialects.openai_chat import DIALECT as OPENAI_CHAT
 from patchbay.dialects.openai_responses import DIALECT as OPENAI_RESPONSES
+from patchbay.dispatch.routing import SDK_PREFIX
 
 AnyDialect: TypeAlias = Dialect[Any]
 
@@ -45,10 +46,9 @@ _OPERATIONS: dict[str, tuple[Operation, AnyDialect]] = {
     "/v1/responses/compact": (Operation.COMPACT, OPENAI_RESPONSES),
 }
 
-# They are served whatever the routes say: every backend, the ones that are Claude Code, and every backend for clients
-# that are told a base URL without `/v1`.
+# Served whatever the routes say, as SDK_PREFIX is: every backend, and every backend for clients that are told a base URL
+# without `/v1`.
 API_PREFIX = "/api"
-SDK_PREFIX = "/sdk"
 CODEX_PREFIX = "/codex"
 _CODEX_OPERATIONS = {
     path.removeprefix("/v1"): (operation, dialect)

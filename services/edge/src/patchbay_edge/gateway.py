@@ -12,22 +12,22 @@ import structlog
 from patchbay.dialects.native import read_head
 from patchbay.dialects.openai_responses import DIALECT as OPENAI_RESPONSES
 from patchbay.dialects.surrogates import mend_text
+from patchbay.dispatch.attempts import Attempts, UpstreamFailure
+from patchbay.dispatch.callers import Callers, Identity
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.routing import Router
+from patchbay.dispatch.transport import Connections, WorkerFailure
 from patchbay.errors import INTERNAL, OVERLOADED, RATE_LIMITED, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
-from patchbay_edge.attempts import Attempts, UpstreamFailure
-from patchbay_edge.callers import Callers, Identity
 from patchbay_edge.chat import OWN_SESSION_HEADER, Job, Requests, answer_chat
 from patchbay_edge.endpoints import CODEX_PREFIX, AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
-from patchbay_edge.picking import Picker
 from patchbay_edge.reply import upstream_headers
 from patchbay_edge.responses.body import read_body as read_responses_body
 from patchbay_edge.responses.compaction import compacting
 from patchbay_edge.responses.turns import Turn, Turns
-from patchbay_edge.routing import Router
-from patchbay_edge.transport import Connections, WorkerFailure
 
 log = structlog.get_logger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from starlette.requests import Request
 
+from patchbay.dispatch.callers import Callers, Identity
 from patchbay.errors import PERMISSION, PatchbayError, make_error
 from patchbay.settings import is_loopback
-from patchbay_edge.callers import Callers, Identity
 
 # What a proxy adds: the connection's own address is then not the caller's.
 _FORWARDING = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})

@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from patchbay.dialects.surrogates import mend_text
+from patchbay.dispatch.callers import Identity
 from patchbay.errors import (
     INVALID_REQUEST,
     NOT_FOUND,
@@ -23,7 +24,6 @@ from patchbay.errors import (
 )
 from patchbay.state.connection import RedisUnavailable
 from patchbay.state.permissions import Change, Decision, Outcome, PermissionRequest, Resolved
-from patchbay_edge.callers import Identity
 from patchbay_edge.chat import session_in
 from patchbay_edge.exchange import ClientGone, Exchange, Receive, Scope, Send
 from patchbay_edge.operators import is_operator, require_json, require_operator

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 
+from patchbay.dispatch.routing import SDK_PREFIX
 from patchbay.errors import PatchbayError
 from patchbay.settings import Backend
 from patchbay.state.registry import BackendRecord, PoolRecord, WorkerRecord
 from patchbay_edge.conditions import condition, record_of
-from patchbay_edge.endpoints import API_PREFIX, SDK_PREFIX
+from patchbay_edge.endpoints import API_PREFIX
 from patchbay_proto.v1.provider_pb2 import BackendStatus, PoolStatus, StatusResponse
 
 if TYPE_CHECKING:

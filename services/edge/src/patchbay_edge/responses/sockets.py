@@ -22,11 +22,11 @@ from patchbay.canonical import ChatEvent, Finished, Started, Usage
 from patchbay.dialects.base import AnswerOptions, ErrorBody
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dialects.openai_responses import echo_of
+from patchbay.dispatch.callers import Callers
 from patchbay.errors import NOT_FOUND, PERMISSION, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.telemetry import metrics
-from patchbay_edge.callers import Callers
 from patchbay_edge.endpoints import CODEX_PREFIX, Endpoint, Endpoints, Operation
 from patchbay_edge.exchange import Receive, Scope, Send
 from patchbay_edge.gateway import Gateway

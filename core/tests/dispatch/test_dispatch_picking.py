@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
+from patchbay.dispatch import picking
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.transport import Connections
 from patchbay.errors import UNAVAILABLE, Error, PatchbayError
 from patchbay.state.registry import BackendRecord, PoolRecord, WorkerRecord
 from patchbay.testing import virtual_time
 from patchbay.testing.worker import ScriptedWorker
-from patchbay_edge import picking
-from patchbay_edge.picking import Picker
-from patchbay_edge.transport import Connections
 
 
 class KnownWorkers:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from patchbay.dispatch.transport import Connections
 from patchbay.errors import UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import BackendRecord, Directory, WorkerRecord
-from patchbay_edge.transport import Connections
 
 # A replica that went away is not asked again for so long, unless there is no other.
 _QUARANTINE_SECONDS = 2.0
@@ -25,7 +25,7 @@ _WAIT_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
-    """What a replica's last heartbeat says of a backend, and this edge's own chats there when it came."""
+    """What a replica's last heartbeat says of a backend, and this process's own chats there when it came."""
 
     record: BackendRecord
     chats: int
@@ -98,7 +98,7 @@ class Picker:
         return min(random.sample(replicas, 2), key=self._load)
 
     def _load(self, worker: WorkerRecord) -> float:
-        # The heartbeat knows of every edge's chats but is up to a second old; our own count is of this moment.
+        # The heartbeat knows of everybody's chats but is up to a second old; our own count is of this moment.
         return max(worker.in_flight, self._connections.in_flight(worker.address)) / max(worker.capacity, 1)
 
     def _roomiest(self, backend: str, replicas: Sequence[WorkerRecord], noted: Mapping[str, _Noted]) -> WorkerRecord:
@@ -114,7 +114,7 @@ class Picker:
         """The spare processes of a replica, and its chats as a share of the most it takes."""
         if noted is None or (pool := noted.record.pool) is None:
             return 0, self._load(worker)
-        # What this edge has sent there since the heartbeat, which the next one will know of.
+        # What this process has sent there since the heartbeat, which the next one will know of.
         own = self._connections.chats(worker.address, backend)
         unseen = max(own - noted.chats, own - pool.busy - pool.waiting, 0)
         return pool.spare - unseen, (pool.busy + pool.waiting + unseen) / max(pool.max, 1)

@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from patchbay.canonical import ChatEvent
+from patchbay.dispatch.transport import ChatCall, Connection, Connections, WorkerFailure
 from patchbay.errors import INTERNAL, OVERLOADED, TIMEOUT, UNAVAILABLE, Code, PatchbayError
 from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.ports import free_port
 from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, Step, answer, text
-from patchbay_edge.transport import ChatCall, Connection, Connections, WorkerFailure
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, ListModelsRequest, Model
 
 

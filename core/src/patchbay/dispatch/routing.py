@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 
 from patchbay.errors import NOT_FOUND, PatchbayError, make_error
 from patchbay.settings import Backend, ReasoningFormat, Route
-from patchbay_edge.endpoints import SDK_PREFIX
 
+# Under it the backends answer that are Claude Code.
+SDK_PREFIX = "/sdk"
 _NO_SDK_BACKEND = (
     "there is no backend of kind claude-cli, which is what answers under /sdk: configure one, such as "
     "`backends.claude: {kind: claude-cli, mode: agent, cwd: /path/to/work/in}`, or a route with `prefix: /sdk`"

@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from patchbay.canonical import ChatEvent, Error
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.routing import Target
+from patchbay.dispatch.transport import ChatCall, Connections, WorkerFailure
 from patchbay.errors import QUOTA_EXCEEDED, TIMEOUT, UNAVAILABLE, UPSTREAM, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
-from patchbay_edge.picking import Picker
-from patchbay_edge.routing import Target
-from patchbay_edge.transport import ChatCall, Connections, WorkerFailure
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
 # Seconds to wait before each further attempt when workers are away: together about what a restart takes.

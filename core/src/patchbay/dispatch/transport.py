@@ -1,4 +1,4 @@
-"""The edge's side of gRPC; nothing else here knows how a chat travels to a worker.
+"""The calling side of gRPC; nothing else here knows how a chat travels to a worker.
 
     connection.chat(request, timeout) -> a ChatCall: `async for window in call`, and `call.close()`
 
@@ -166,12 +166,12 @@ class Connections:
         return connection
 
     def in_flight(self, address: str) -> int:
-        """The calls that this edge has running there."""
+        """The calls that this process has running there."""
         connection = self._by_address.get(address)
         return connection.in_flight if connection else 0
 
     def chats(self, address: str, backend: str) -> int:
-        """The chats with a backend that this edge has running there."""
+        """The chats with a backend that this process has running there."""
         connection = self._by_address.get(address)
         return connection.chats[backend] if connection else 0
 

@@ -4,11 +4,11 @@ import hmac
 
 import pytest
 
+from patchbay.dispatch import callers
+from patchbay.dispatch.callers import Callers, Identity
 from patchbay.errors import AUTHENTICATION, PatchbayError
 from patchbay.settings import load
 from patchbay.state.admission import Limits
-from patchbay_edge import callers
-from patchbay_edge.callers import Callers, Identity
 from patchbay_proto.v1.provider_pb2 import Credential
 
 DEFAULTS = Limits(requests_per_minute=60, concurrent_requests=6, max_connections=1000)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from patchbay.dispatch.routing import Router
 from patchbay.errors import NOT_FOUND, PatchbayError
 from patchbay.settings import load
-from patchbay_edge.routing import Router
 
 BACKENDS = {
     "default_backend": "last",

@@ -11,6 +11,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from patchbay.canonical import ChatEvent, Head, Ping, Started, Usage
+from patchbay.dispatch import attempts as module
+from patchbay.dispatch.attempts import Attempts, OpenAnswer, RetryBudget, UpstreamFailure
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.routing import Target
+from patchbay.dispatch.transport import Connections
 from patchbay.errors import (
     AUTHENTICATION,
     CONTEXT_LENGTH,
@@ -41,11 +46,6 @@ from patchbay.testing.worker import (
     native,
     text,
 )
-from patchbay_edge import attempts as module
-from patchbay_edge.attempts import Attempts, OpenAnswer, RetryBudget, UpstreamFailure
-from patchbay_edge.picking import Picker
-from patchbay_edge.routing import Target
-from patchbay_edge.transport import Connections
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
 HEAD = ChatEvent(head=Head(status=429, headers={"retry-after": "0"}))
