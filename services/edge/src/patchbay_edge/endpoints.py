@@ -46,7 +46,7 @@ _OPERATIONS: dict[str, tuple[Operation, AnyDialect]] = {
     "/v1/responses/compact": (Operation.COMPACT, OPENAI_RESPONSES),
 }
 
-# Served whatever the routes say, as SDK_PREFIX is: every backend, and every backend for clients that are told a base URL
+# Served whatever the routes say, as SDK_PREFIX is: every backend, and every backend for clients told a base URL
 # without `/v1`.
 API_PREFIX = "/api"
 CODEX_PREFIX = "/codex"
