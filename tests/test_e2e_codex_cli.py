@@ -21,6 +21,8 @@ NewCodex = Callable[..., Codex]
 # A model that Codex takes for one of those that only run code.
 LITE = "gpt-6.1-sol"
 BACKENDS = ("chatgpt", "anthropic", "chat")
+# Beside them, Chat Completions with tools that take free text.
+OPENAI = "openai"
 PATHS = {
     "chatgpt": "/backend-api/codex/responses",
     "anthropic": "/v1/messages",
@@ -50,10 +52,12 @@ def cluster(upstream: StandinProcess, tmp_path_factory: pytest.TempPathFactory) 
                 "codex_home": str(home),
             },
             "anthropic": {"base_url": upstream.url, "api_key": "sk-ant-made-up"},
+            OPENAI: {"kind": "openai", "base_url": f"{upstream.url}/v1", "api_key": "sk-made-up"},
             "chat": {"kind": "openai-compatible", "base_url": f"{upstream.url}/v1", "api_key": "sk-made-up"},
         },
         "routes": [
-            {"match": [LITE], "prefix": f"/on-{name}", "backend": name, "model": "lite-standin"} for name in BACKENDS
+            {"match": [LITE], "prefix": f"/on-{name}", "backend": name, "model": "lite-standin"}
+            for name in (*BACKENDS, OPENAI)
         ],
     }
     with (
@@ -144,7 +148,7 @@ def test_a_conversation_is_resumed(
     assert said.index("Think of a number.") < said.index("I have it.") < said.index("Which one?")
 
 
-@ALL
+@pytest.mark.parametrize("backend", [*BACKENDS, OPENAI])
 @WAYS
 def test_a_model_that_only_runs_code(
     new_codex: NewCodex, upstream: StandinProcess, backend: str, websocket: bool
@@ -154,6 +158,8 @@ def test_a_model_that_only_runs_code(
     call = ToolCall(name="functions__exec", input={"input": code}, id="call_1")
     if backend == "chatgpt":
         call = ToolCall(name="exec", namespace="functions", text=code, id="call_1")
+    elif backend == OPENAI:
+        call = ToolCall(name="functions__exec", text=code, id="call_1")
     upstream.script("lite-standin", Script(attempts=[Script(blocks=[call]), Script(text="Done.")]))
     codex = new_codex(f"/on-{backend}/v1", websocket=websocket)
     outcome = done(codex.ask(LITE, "Write the file."))

@@ -140,6 +140,22 @@ def test_interleaved_fragments_alternate(ask: Any) -> None:
     assert calls[:8] == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
+def test_tools_that_take_free_text(openai_client: openai.OpenAI, standin: StandinProcess) -> None:
+    model = standin.script("custom", Script(blocks=[ToolCall(name="exec", text="print(1)", id="call_1")]))
+    tools: Any = [{"type": "custom", "custom": {"name": "exec", "format": {"type": "text"}}}]
+    arguments: Any = {"model": model, "tools": tools, "tool_choice": {"type": "custom", "custom": {"name": "exec"}}}
+    whole = openai_client.chat.completions.create(messages=[USER], **arguments)
+    (call,) = whole.choices[0].message.tool_calls or []
+    assert call.type == "custom"
+    assert (call.custom.name, call.custom.input, whole.choices[0].finish_reason) == ("exec", "print(1)", "tool_calls")
+    chunks = openai_client.chat.completions.create(messages=[USER], stream=True, **arguments)
+    deltas: list[Any] = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert deltas[0].custom["name"] == "exec"
+    assert "".join(delta.custom["input"] for delta in deltas) == "print(1)"
+    said: Any = [whole.choices[0].message.to_dict(), {"role": "tool", "tool_call_id": "call_1", "content": "1"}]
+    assert openai_client.chat.completions.create(messages=[USER, *said], **arguments).usage is not None
+
+
 async def test_async_sdk(standin: StandinProcess) -> None:
     async with openai.AsyncOpenAI(base_url=f"{standin.url}/api/v1", api_key="k") as client:
         stream = await client.chat.completions.create(

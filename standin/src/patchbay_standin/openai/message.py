@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from patchbay_standin.answer import STOP_OF_FINISH, Answer
+from patchbay_standin.answer import STOP_OF_FINISH, Answer, Part
 from patchbay_standin.script import JsonObject, Script
 
 _FINISH_OF_STOP: Final = {
@@ -39,14 +39,17 @@ def whole_message(answer: Answer, script: Script) -> JsonObject:
         details = _reasoning_details(answer)
         if details:
             message["reasoning_details"] = details
-    calls = [
-        {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": part.text}}
-        for part in answer.parts
-        if part.kind == "tool_call"
-    ]
+    calls = [tool_call(part, part.text) for part in answer.parts if part.kind == "tool_call"]
     if calls:
         message["tool_calls"] = calls
     return message
+
+
+def tool_call(part: Part, text: str) -> JsonObject:
+    """A call with this much of its input."""
+    if part.is_custom:
+        return {"id": part.id, "type": "custom", "custom": {"name": part.name, "input": text}}
+    return {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": text}}
 
 
 def _reasoning_details(answer: Answer) -> list[JsonObject]:

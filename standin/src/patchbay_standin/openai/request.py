@@ -63,18 +63,26 @@ class _FunctionTool(msgspec.Struct):
     parameters: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class _CustomTool(msgspec.Struct):
+    name: str
+    description: str | None = None
+    format: msgspec.Raw = msgspec.Raw(b"")
+
+
 class _Tool(msgspec.Struct):
     type: str = "function"
     function: _FunctionTool | None = None
+    custom: _CustomTool | None = None
 
 
-class _NamedFunction(msgspec.Struct):
+class _NamedTool(msgspec.Struct):
     name: str = ""
 
 
 class _ToolChoice(msgspec.Struct):
     type: str
-    function: _NamedFunction = msgspec.field(default_factory=_NamedFunction)
+    function: _NamedTool = msgspec.field(default_factory=_NamedTool)
+    custom: _NamedTool = msgspec.field(default_factory=_NamedTool)
 
 
 class _JsonSchema(msgspec.Struct):
@@ -295,6 +303,8 @@ def _offered(tools: Sequence[_Tool]) -> Iterator[OfferedTool]:
     for tool in tools:
         if tool.function is not None:
             yield OfferedTool(tool.function.name, _json_object(tool.function.parameters))
+        elif tool.custom is not None:
+            yield OfferedTool(tool.custom.name, {}, is_custom=True)
 
 
 def _json_object(raw: msgspec.Raw) -> JsonObject:
@@ -304,7 +314,8 @@ def _json_object(raw: msgspec.Raw) -> JsonObject:
 
 def _tool_choice(choice: str | _ToolChoice | None) -> tuple[Choice, str]:
     if isinstance(choice, _ToolChoice):
-        return ("tool", choice.function.name) if choice.type == "function" else ("auto", "")
+        named = {"function": choice.function, "custom": choice.custom}.get(choice.type)
+        return ("tool", named.name) if named is not None else ("auto", "")
     match choice:
         case None | "auto":
             return "auto", ""
@@ -335,8 +346,12 @@ def _tokens(request: Request) -> int:
         for call in message.tool_calls or ():
             if call.function is not None:
                 characters += len(call.function.name) + len(call.function.arguments)
+            elif call.custom is not None:
+                characters += len(call.custom.name) + len(call.custom.input)
     for tool in request.tools or ():
         if tool.function is not None:
             characters += len(tool.function.name) + len(tool.function.description or "")
             characters += len(bytes(tool.function.parameters))
+        elif tool.custom is not None:
+            characters += len(tool.custom.name) + len(tool.custom.description or "") + len(bytes(tool.custom.format))
     return estimate_tokens(characters)

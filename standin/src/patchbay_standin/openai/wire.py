@@ -15,7 +15,7 @@ import msgspec
 from patchbay_standin.answer import Answer, Part
 from patchbay_standin.errors import ProviderError
 from patchbay_standin.exchange import Headers
-from patchbay_standin.openai.message import finish_reason, token_logprobs, usage_counts, whole_message
+from patchbay_standin.openai.message import finish_reason, token_logprobs, tool_call, usage_counts, whole_message
 from patchbay_standin.openai.request import decode, to_prompt
 from patchbay_standin.prompt import Prompt
 from patchbay_standin.script import JsonObject, Script
@@ -276,15 +276,11 @@ class _Chunks:
             yield Frame(self._head + self._choice(choice, {"reasoning_details": [detail]}) + self._end())
 
     def _tool_call(self, choice: int, part: Part, index: int) -> Iterator[Frame]:
-        call: JsonObject = {
-            "index": index,
-            "id": part.id,
-            "type": "function",
-            "function": {"name": part.name, "arguments": ""},
-        }
+        call: JsonObject = {"index": index, **tool_call(part, "")}
         yield Frame(self._head + self._choice(choice, {"tool_calls": [call]}) + self._end())
         for piece in part.pieces:
-            delta: JsonObject = {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+            said = {"custom": {"input": piece}} if part.is_custom else {"function": {"arguments": piece}}
+            delta: JsonObject = {"tool_calls": [{"index": index, **said}]}
             yield Frame(self._head + self._choice(choice, delta) + self._end(delta=True), True)
 
     def _choice(self, index: int, delta: JsonObject, finish: str | None = None) -> bytes:
