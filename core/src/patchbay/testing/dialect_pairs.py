@@ -216,9 +216,14 @@ def _output(case: Case) -> list[Json]:
                 item: Json = {"type": "reasoning"}
                 item["summary"] = [{"type": "summary_text", "text": block["thinking"]}] if block["thinking"] else []
                 if block["signature"]:
-                    item["encrypted_content"] = block["signature"]
+                    is_openais = block["signature"].startswith("gAAAA")
+                    item["encrypted_content"] = ("" if is_openais else "patchbay-signed:") + block["signature"]
                 if len(item) > 2 or item["summary"]:
                     items.append(item)
+            case "redacted_thinking":
+                items.append(
+                    {"type": "reasoning", "summary": [], "encrypted_content": f"patchbay-redacted:{block['data']}"}
+                )
             case "text":
                 if not items or items[-1]["type"] != "message":
                     items.append({"type": "message", "role": "assistant", "content": []})
