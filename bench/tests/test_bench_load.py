@@ -69,6 +69,16 @@ def test_whole_answers_are_counted(
     assert result.wall > 0
 
 
+def test_a_turn_goes_on_from_the_one_before(standin: StandinProcess, generator: LoadGenerator) -> None:
+    first = request_body("responses", "bench-test", prompt_bytes=5000)
+    going_on = job(standin, "bench-test", {"websocket": True, "before": first, "concurrency": 1}, dialect="responses")
+    result = generator.run(going_on)
+    assert (result.completed, result.failures) == (9, [])
+    last = standin.requests()[-1].body
+    assert isinstance(last, dict)
+    assert last["previous_response_id"].startswith("resp_")
+
+
 def test_the_first_content_comes_long_before_a_paced_answers_end(
     standin: StandinProcess, generator: LoadGenerator
 ) -> None:

@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from patchbay_bench.jobs import Job, JobResult
-from patchbay_bench.socket_client import SocketClient
+from patchbay_bench.socket_client import SocketClient, frame_of
 from patchbay_bench.stream import RawAnswer, StreamBroken, StreamClient
 from patchbay_bench.wire import read_answer
 
@@ -176,7 +176,7 @@ async def _open(job: Job) -> StreamClient:
 
 def _request(job: Job) -> bytes:
     if job.websocket:
-        return b'{"type":"response.create",' + job.body.encode()[1:]
+        return frame_of(job.body)
     body = job.body.encode()
     headers = {
         "host": f"{job.host}:{job.port}",

@@ -23,6 +23,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         patience: Seconds after which what still runs counts as failed.
         spread: Seconds over which the slots start, so that they do not run in step.
         websocket: Ask in frames of a WebSocket, each connection one answer after the other.
+        before: With `websocket`: a request to begin each connection with, which is not measured. `body` then goes on
+            from the connection's last response.
         hold: Open `concurrency` streams, say so, and drop them when told, instead of reading them to the end.
     """
 
@@ -40,6 +42,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     patience: float = 120.0
     spread: float = 0.0
     websocket: bool = False
+    before: str = ""
     hold: bool = False
 
 

@@ -27,6 +27,8 @@ BURST_STREAMS: Final = 16
 TTFT_STREAMS: Final = 16
 PROMPT_STREAMS: Final = 8
 FLAT_STREAMS: Final = (1, 64, 1000)
+TURN: Final = "turn"
+TURN_BYTES: Final = 400_000
 # How long a stream of the paced scenario takes: the slots start spread over it.
 _PACED_SECONDS: Final = 0.5
 _SLOW_SECONDS: Final = 5.0
@@ -79,6 +81,7 @@ class Bench:
             ("burst in one write", [self.joined()], all_paths, plan.rounds),
             ("first content", [self.first_content()], all_paths, plan.rounds),
             ("prompts", self._prompts(), [*self._direct(), *self._patchbay()], plan.rounds),
+            ("turns", [self.turn()], self._responses(), plan.rounds),
             ("open streams", self._flat(), self._flat_paths(), plan.flat_rounds),
             ("200 KB prompts", [self._prompt(200_000)], self._peers(), 1),
         ):
@@ -177,6 +180,20 @@ class Bench:
             prompt_bytes=size,
         )
 
+    def turn(self) -> Load:
+        """One more turn of a long conversation: over HTTP all of it is sent again, over a WebSocket what is new."""
+        return Load(
+            kind=TURN,
+            model=SHORT,
+            concurrency=1,
+            streams=16,
+            seconds=self._plan.seconds / 2,
+            prompt_bytes=TURN_BYTES,
+        )
+
+    def _responses(self) -> list[Path]:
+        return [path for path in self._patchbay() if path.client == "responses"]
+
     def _flat(self) -> list[Load]:
         shapes = [("flat, 5 ms", PACED, _PACED_SECONDS, 4), ("flat, 250 ms", SLOW, _SLOW_SECONDS, 1)]
         return [
@@ -207,13 +224,19 @@ class Bench:
         return [path for path in self._patchbay() if path.name in wanted]
 
     def _job(self, path: Path, load: Load) -> Job:
+        model = path.model_prefix + load.model
+        body = request_body(path.client, model, prompt_bytes=load.prompt_bytes)
+        before = ""
+        if load.kind == TURN and path.websocket:
+            before, body = body, request_body(path.client, model)
         return Job(
             host="127.0.0.1",
             port=path.port,
             path=path.base_path + PATHS[path.client],
             dialect=path.client,
             headers=path.headers,
-            body=request_body(path.client, path.model_prefix + load.model, prompt_bytes=load.prompt_bytes),
+            body=body,
+            before=before,
             expected=self._expected.get(load.model, ""),
             concurrency=load.concurrency,
             streams=load.streams,

@@ -15,7 +15,7 @@ from rich.table import Table
 from patchbay_bench import paths
 from patchbay_bench.claude_figures import PLAIN, ClaudeResults
 from patchbay_bench.figures import Figure, Results, percentile
-from patchbay_bench.measure import FLAT_STREAMS, slope
+from patchbay_bench.measure import FLAT_STREAMS, TURN, TURN_BYTES, slope
 from patchbay_bench.targets import Verdict, added_ms, flat_cost, prompt_points
 
 # What every ratio is to: 1 is its figure.
@@ -59,6 +59,7 @@ def _streams(results: Results, console: Console) -> None:
         console.print(_costs(results, kind, title))
     console.print(_first_contents(results))
     console.print(_prompts(results))
+    console.print(_turns(results))
     console.print(_flat(results))
     console.print(_memory(results))
 
@@ -123,6 +124,21 @@ def _first_contents(results: Results) -> Table:
             f"{figure.first_content_p99_ms:.1f}",
             "-" if added is None else f"{added:.1f}",
             "-" if added is None else _ratio(added, base),
+            f"{figure.total_ms:.2f}",
+        )
+    return table
+
+
+def _turns(results: Results) -> Table:
+    table = _table(
+        f"One more turn of a conversation of {TURN_BYTES // 1000} KB: milliseconds to first content",
+        *("path", "median", "p99", "CPU"),
+    )
+    for figure in _of(results, TURN):
+        table.add_row(
+            figure.path,
+            f"{figure.first_content_median_ms:.1f}",
+            f"{figure.first_content_p99_ms:.1f}",
             f"{figure.total_ms:.2f}",
         )
     return table

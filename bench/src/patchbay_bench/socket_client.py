@@ -18,11 +18,22 @@ from patchbay_bench.stream import RawAnswer, StreamBroken, StreamClient
 from patchbay_bench.wire import ENDS
 
 
-class _Event(msgspec.Struct):
+class _Response(msgspec.Struct, frozen=True):
+    id: str = ""
+
+
+class _Event(msgspec.Struct, frozen=True):
     type: str = ""
+    response: _Response = _Response()
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+
+
+def frame_of(body: str, **fields: str) -> bytes:
+    """A request as a frame, with more fields, each as JSON."""
+    more = "".join(f',"{name}":{value}' for name, value in fields.items())
+    return f'{{"type":"response.create"{more},{body[1:]}'.encode()
 
 
 class SocketClient(StreamClient):
@@ -32,6 +43,8 @@ class SocketClient(StreamClient):
         super().__init__(dialect)
         self._protocol: ClientProtocol | None = None
         self._upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._goes_on = False
+        self._last_response = ""
 
     @classmethod
     async def upgrade(cls, job: Job) -> Self:
@@ -44,6 +57,9 @@ class SocketClient(StreamClient):
         protocol.send_request(request)
         client._flush()
         await client._upgraded
+        if job.before:
+            await client.start(frame_of(job.before, generate="false"))
+            client._goes_on = True
         return client
 
     def start(self, request: bytes) -> asyncio.Future[RawAnswer]:
@@ -53,6 +69,8 @@ class SocketClient(StreamClient):
         self._ended = loop.create_future()
         self._content = loop.create_future()
         self._answer = RawAnswer(time.perf_counter(), status=200)
+        if self._goes_on:
+            request = request[:-1] + f',"previous_response_id":"{self._last_response}"}}'.encode()
         self._protocol.send_text(request)
         self._flush()
         return self._ended
@@ -86,8 +104,12 @@ class SocketClient(StreamClient):
         event = bytes(data)
         self.on_body(b"data: " + event + b"\n\n")
         answer, ended = self._answer, self._ended
-        if answer is None or ended is None or _decode(event).type not in ENDS:
+        if answer is None or ended is None:
             return
+        decoded = _decode(event)
+        if decoded.type not in ENDS:
+            return
+        self._last_response = decoded.response.id
         answer.ended_at = time.perf_counter()
         self._answer = self._ended = None
         if not ended.done():

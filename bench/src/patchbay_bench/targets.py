@@ -9,7 +9,7 @@ from typing import Final
 from patchbay_bench import paths
 from patchbay_bench.claude_figures import PLAIN, WITH_TOOLS, ClaudeResults
 from patchbay_bench.figures import Figure, Results
-from patchbay_bench.measure import FLAT_STREAMS, slope, without_idle
+from patchbay_bench.measure import FLAT_STREAMS, TURN, TURN_BYTES, slope, without_idle
 
 LITELLM_SHARE: Final = 1 / 10
 CCPROXY_SHARE: Final = 1 / 5
@@ -29,6 +29,10 @@ CLAUDE_GROWTH_MS: Final = 500.0
 
 _TRANSLATED: Final = (paths.OPENAI_TO_ANTHROPIC, paths.ANTHROPIC_TO_OPENAI)
 _NATIVE: Final = (paths.NATIVE_ANTHROPIC, paths.NATIVE_OPENAI)
+_SOCKETS: Final = (
+    (paths.SOCKET_RESPONSES, paths.NATIVE_RESPONSES),
+    (paths.SOCKET_TO_ANTHROPIC, paths.RESPONSES_TO_ANTHROPIC),
+)
 _SAME_UPSTREAM: Final = (
     (paths.NATIVE_ANTHROPIC, paths.OPENAI_TO_ANTHROPIC),
     (paths.NATIVE_OPENAI, paths.ANTHROPIC_TO_OPENAI),
@@ -57,6 +61,7 @@ def _streams(results: Results) -> list[Verdict]:
         *_shares(results, "paced", (paths.LITELLM_OPENAI, LITELLM_SHARE), (paths.CCPROXY_TRANSLATED, CCPROXY_SHARE)),
         *_native_not_dearer(results),
         *_shares(results, "burst", (paths.LITELLM_OPENAI, BURST_SHARE)),
+        *_sockets_sooner(results),
         *_shares(results, "burst, joined", (paths.LITELLM_OPENAI, BURST_SHARE)),
         _first_content(results),
         *_rest(results),
@@ -80,6 +85,20 @@ def _shares(results: Results, kind: str, *peers: tuple[str, float]) -> list[Verd
         ratio = theirs.total_ms / dearest if dearest else 0.0
         measured = f"{dearest:.2f} of {theirs.total_ms:.1f} ms: 1/{ratio:.1f}"
         verdicts.append(Verdict(target, measured, dearest <= theirs.total_ms * share))
+    return verdicts
+
+
+def _sockets_sooner(results: Results) -> list[Verdict]:
+    """A turn of a long conversation begins sooner over a WebSocket than over HTTP."""
+    verdicts = []
+    for socket, http in _SOCKETS:
+        over_socket, over_http = (results.find(TURN, path, prompt_bytes=TURN_BYTES) for path in (socket, http))
+        target = f"turn: {socket} sooner than over HTTP"
+        if over_socket is None or over_http is None:
+            verdicts.append(Verdict(target, "not measured", None))
+            continue
+        found = (over_socket.first_content_median_ms, over_http.first_content_median_ms)
+        verdicts.append(Verdict(target, f"{found[0]:.1f} and {found[1]:.1f} ms", found[0] < found[1]))
     return verdicts
 
 

@@ -85,20 +85,26 @@ class ResponsesBody:
 
     def repeated(self, kept: Sequence[bytes]) -> int:
         """How many of the first items only repeat what is kept: all of it, or else none is said to."""
-        own = [_sign_of(item) for item in self.items]
-        before = [_sign_of(item) for item in kept]
+        # Mostly the first item tells that nothing is repeated, and then a long conversation need not be read.
+        signs = map(_sign_of, kept)
         # Reasoning is often left out of what is sent back.
-        said = [sign for sign in before if sign[0] != "reasoning"]
-        matched = 0
-        for position, sign in enumerate(own):
-            if sign[0] == "reasoning" and sign in before:
+        thought = set()
+        position = 0
+        for said in signs:
+            if said[0] == "reasoning":
+                thought.add(said)
                 continue
-            if matched == len(said):
-                return position
-            if sign != said[matched]:
+            while (own := self._sign_at(position)) in thought:
+                position += 1
+            if own != said:
                 return 0
-            matched += 1
-        return len(own) if matched == len(said) else 0
+            position += 1
+        while self._sign_at(position) in thought:
+            position += 1
+        return position
+
+    def _sign_at(self, position: int) -> tuple[object, ...] | None:
+        return _sign_of(self.items[position]) if position < len(self.items) else None
 
     def is_whole_conversation(self, kept: Sequence[bytes]) -> bool:
         """Whether the client keeps the conversation itself, though it no longer begins with what is kept of it.
