@@ -271,6 +271,26 @@ async def test_only_an_agents_named_conversation_has_a_place(mode: str) -> None:
     assert min(found.values()) > 50
 
 
+def caching(name: str, *, in_flight: int = 0) -> WorkerRecord:
+    record = BackendRecord(name="a", kind="codex", dialect="openai_responses", signed_in=True)
+    return msgspec.structs.replace(worker(name, in_flight=in_flight), backends=(record,))
+
+
+async def test_a_conversation_stays_where_its_upstream_has_it_cached() -> None:
+    names = ("one", "two", "three")
+    chosen, _ = picker(*map(caching, names))
+    other, _ = picker(*map(caching, reversed(names)))
+    homes = [await meeting(chosen, f"c{number}") for number in range(60)]
+    assert homes == [await meeting(other, f"c{number}") for number in range(60)]
+    assert min(Counter(homes).values()) >= 8
+    # It is a preference: not for a replica that is gone, or much busier than another.
+    assert await meeting(chosen, "c0", avoid=[homes[0]]) != homes[0]
+    busy, _ = picker(*(caching(name, in_flight=30 if name == homes[0] else 0) for name in names))
+    assert (await busy.pick("a", conversation="c0")).id != homes[0]
+    a_little, _ = picker(*(caching(name, in_flight=20 if name == homes[0] else 0) for name in names))
+    assert await meeting(a_little, "c0") == homes[0]
+
+
 async def test_a_conversation_is_nothing_to_other_kinds() -> None:
     chosen, _ = picker(worker("one"), worker("two"))
     found = Counter([(await chosen.pick("a", conversation="c")).id for _ in range(200)])

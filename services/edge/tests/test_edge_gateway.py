@@ -11,7 +11,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from patchbay.canonical import BlockStop, ChatEvent, Head, Usage, Warning
+from patchbay.canonical import BlockStart, BlockStop, ChatEvent, Head, ThinkingDelta, ThinkingStart, Usage, Warning
 from patchbay.errors import OVERLOADED, RATE_LIMITED, UPSTREAM, make_error
 from patchbay.state.registry import BackendRecord
 from patchbay.testing.eventually import eventually, settled
@@ -139,6 +139,30 @@ async def test_a_users_name_names_no_conversation(start_edge: StartEdge, user: s
     async with start_edge(worker) as running:
         await running.client.post(ANTHROPIC, json={**CHAT, "metadata": {"user_id": user}})
         assert worker.requests[0].session_id == session
+
+
+@pytest.mark.parametrize("header", ["session-id", "session_id", "conversation-id", "conversation_id"])
+async def test_a_header_names_the_conversation(start_edge: StartEdge, header: str) -> None:
+    worker = ScriptedWorker([answer("x")])
+    async with start_edge(worker) as running:
+        await running.client.post(OPENAI, json={**CHAT, "prompt_cache_key": "other"}, headers={header: "s1"})
+        assert worker.requests[0].session_id == "s1"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt_cache_key": "s1", "session_id": "other"},
+        {"session_id": "s1"},
+        {"prompt_cache_key": "", "conversation_id": "s1"},
+        {"session_id": 7, "client_metadata": {"session_id": "s1"}},
+    ],
+)
+async def test_a_field_names_the_conversation(start_edge: StartEdge, fields: dict[str, object]) -> None:
+    worker = ScriptedWorker([answer("x")])
+    async with start_edge(worker) as running:
+        await running.client.post(OPENAI, json={**CHAT, **fields})
+        assert worker.requests[0].session_id == "s1"
 
 
 async def test_a_conversation_may_be_named_for_us(start_edge: StartEdge) -> None:
@@ -470,6 +494,27 @@ async def test_a_callers_credential_goes_to_the_provider_it_is_for_only(
         sent = Credential(scheme=Credential.SCHEME_BEARER, secret="sk-mine")
         assert first.requests[0].credential == sent
         assert second.requests[0].HasField("credential") is follows
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_whoever_answers_says_how_reasoning_is_written(start_edge: StartEdge, stream: bool) -> None:
+    first = ScriptedWorker([[failed(make_error(OVERLOADED, "full", retry_after=60))]], backends=[("one", "")])
+    thought = [
+        ChatEvent(block_start=BlockStart(index=1, thinking=ThinkingStart())),
+        ChatEvent(thinking_delta=ThinkingDelta(index=1, text="Hm.")),
+        ChatEvent(block_stop=BlockStop(index=1)),
+    ]
+    second = ScriptedWorker([[[STARTED, *thought], *answer("x")[0:1], [FINISHED]]], backends=[("two", "")])
+    backends = {
+        "one": own("one", "http://one.test/v1"),
+        "two": {**own("two", "http://two.test/v1"), "reasoning_format": "xml"},
+        "default_backend": "one",
+    }
+    routes = [{"backend": "one", "fallbacks": ["two"]}]
+    async with start_edge(first, second, backends=backends, routes=routes) as running:
+        response = await running.client.post(OPENAI, json={**CHAT, "stream": stream})
+        assert "<reasoning>" in response.text
+        assert "reasoning_content" not in response.text
 
 
 # -- draining ---------------------------------------------------------------------------------------------------------

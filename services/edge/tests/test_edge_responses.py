@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 PATH = "/v1/responses"
 ASK: Json = {"model": "m", "input": "How are you?"}
+ASKED_AGAIN: Json = {"role": "user", "content": "And?"}
 KEYS = {"require_api_key": True, "api_keys": [{"key": "alice-key", "id": "alice"}, {"key": "bobs-key", "id": "bob"}]}
 PLATFORM = {"p": {"kind": "openai-responses", "base_url": "http://platform.test", "api_key": "made-up"}}
 
@@ -257,6 +258,23 @@ async def test_an_answer_cut_off_at_its_limit_is_one_to_go_on_from(start_edge: S
         assert first["status"] == "incomplete"
         await running.client.post(PATH, json={"model": "m", "input": "Go on.", "previous_response_id": first["id"]})
         assert said(worker.requests[1]) == ["How are you?", "half", "Go on."]
+
+
+async def test_a_session_that_has_outgrown_what_is_kept_says_so(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine."), answer("x" * 4000), answer("Yes.")])
+    path = "/codex/long/responses"
+    async with start_edge(worker, sessions={"max_bytes": 3000}) as running:
+        assert (await running.client.post(path, json=ASK)).status_code == 200
+        assert (await running.client.post(path, json={"model": "m", "input": "More."})).status_code == 200
+        refused = await running.client.post(path, json={"model": "m", "input": "And?"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "sessions.max_bytes" in refused.json()["error"]["message"]
+        assert len(worker.requests) == 2
+        # A client that has shortened it goes on.
+        shorter = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, ASKED_AGAIN]
+        assert (await running.client.post(path, json={"model": "m", "input": shorter})).status_code == 200
+        assert (await running.client.post(path, json={"model": "m", "input": "So?"})).status_code == 200
+        assert said(worker.requests[-1])[:3] == ["Hi", "Hello", "And?"]
 
 
 async def test_without_redis_only_what_is_stored_is_missed(start_edge: StartEdge, valkey: ValkeyProcess) -> None:

@@ -164,12 +164,25 @@ async def test_frames_are_answered_one_after_the_other(start_edge: StartEdge) ->
 
 async def test_the_limits_of_an_account_come_as_a_frame(start_edge: StartEdge) -> None:
     headers = {"x-codex-primary-used-percent": "12.5", "x-codex-primary-window-minutes": "300"}
+    headers |= {"x-codex-credits-has-credits": "True", "x-codex-credits-balance": "4.5"}
     script = [[ChatEvent(head=Head(status=200, headers=headers))], *answer("Fine.")]
     async with start_edge(ScriptedWorker([script])) as running, socket(running.port) as connection:
         await connection.send(create("How are you?"))
         first = (await events(connection))[0]
         assert first["type"] == "codex.rate_limits"
         assert first["rate_limits"] == {"primary": {"used_percent": 12.5, "window_minutes": 300}, "secondary": None}
+        assert first["credits"] == {"has_credits": True, "balance": "4.5"}
+
+
+async def test_what_codex_says_of_one_request_in_its_frame_is_a_header(start_edge: StartEdge) -> None:
+    flag = "x_openai_internal_codex_responses_lite"
+    worker = ScriptedWorker([answer("Fine.")])
+    async with start_edge(worker) as running, socket(running.port, originator="codex_exec") as connection:
+        for metadata in ({f"ws_request_header_{flag}": "true", "other": 1}, {f"ws_request_header_{flag}": 1}, "none"):
+            await connection.send(create("How are you?", client_metadata=metadata))
+            await last(connection)
+    found = [dict(request.headers).get(flag.replace("_", "-")) for request in worker.requests]
+    assert found == ["true", None, None]
 
 
 async def test_a_client_that_leaves_stops_its_answer(start_edge: StartEdge) -> None:

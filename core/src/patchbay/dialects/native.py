@@ -33,8 +33,9 @@ class RequestHead:
     include_usage: bool = False
     # The end user: Anthropic's `metadata.user_id`, else OpenAI's `user`; empty when the client named none.
     user: str = ""
-    # OpenAI's `prompt_cache_key`: requests with the same one go on with the same conversation; empty: none.
-    cache_key: str = ""
+    # The conversation that the body names: OpenAI's `prompt_cache_key`, or the fields that Codex clients and proxies of
+    # theirs use (`session_id`, `conversation_id`, `client_metadata.session_id`); empty: none.
+    session: str = ""
 
 
 class _Head(msgspec.Struct):
@@ -44,6 +45,9 @@ class _Head(msgspec.Struct):
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     user: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     prompt_cache_key: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    session_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    conversation_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    client_metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -63,7 +67,8 @@ def read_head(body: bytes) -> RequestHead:
         options = _value(head.stream_options)
         metadata = _value(head.metadata)
         user = _value(head.user)
-        cache_key = _value(head.prompt_cache_key)
+        client = _value(head.client_metadata)
+        names = [_value(raw) for raw in (head.prompt_cache_key, head.session_id, head.conversation_id)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(error) from error
     if head.model is msgspec.UNSET:
@@ -74,12 +79,13 @@ def read_head(body: bytes) -> RequestHead:
         raise InvalidRequest("stream: Input should be a valid boolean", "stream")
     user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
     named = user_id if isinstance(user_id, str) and user_id else user
+    names.append(client.get("session_id") if isinstance(client, dict) else None)
     return RequestHead(
         model=model,
         stream=bool(stream),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         user=named if isinstance(named, str) else "",
-        cache_key=cache_key if isinstance(cache_key, str) else "",
+        session=next((name for name in names if isinstance(name, str) and name), ""),
     )
 
 

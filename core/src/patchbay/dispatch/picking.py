@@ -21,6 +21,10 @@ from patchbay.state.registry import BackendRecord, Directory, WorkerRecord
 _QUARANTINE_SECONDS = 2.0
 # How long a request waits for a replica when none is live: the time a restarted worker needs.
 _WAIT_SECONDS = 3.0
+# Their upstreams cache what a conversation has said, and know it again by the account and the connection.
+_CACHING_KINDS = frozenset({"codex", "openai-responses"})
+# How much more of its capacity a conversation's own replica may have taken than another one.
+_BUSIER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Picker:
 
         Args:
             conversation: Requests that name the same one meet at the same replica of an agent, whichever edge they come
-                through; empty: any will do.
+                through, and at the same one of a backend that caches by conversation unless that is much busier than
+                others; empty: any will do.
 
         Raises:
             PatchbayError: UNAVAILABLE when no replica is live, also after a short wait.
@@ -64,6 +69,9 @@ class Picker:
                 message = f"no live worker serves the backend `{backend}`"
                 raise PatchbayError(make_error(UNAVAILABLE, message, retry_after=2)) from None
         noted = self._noted.get(backend)
+        if conversation and _caches(replicas[0], backend):
+            able = replicas if noted is None else _able(replicas, noted)
+            return self._nearest(self._preferred(able, avoid), conversation)
         if noted is None:
             return self._less_loaded(self._preferred(replicas, avoid))
         preferred = self._preferred(_able(replicas, noted), avoid)
@@ -96,6 +104,12 @@ class Picker:
         if len(replicas) == 1:
             return replicas[0]
         return min(random.sample(replicas, 2), key=self._load)
+
+    def _nearest(self, replicas: Sequence[WorkerRecord], conversation: str) -> WorkerRecord:
+        """The conversation's own replica, as long as that is not much busier than the least busy one."""
+        own = max(replicas, key=lambda worker: _weight(conversation, worker.id))
+        least = min(map(self._load, replicas))
+        return own if self._load(own) <= least + _BUSIER else self._less_loaded(replicas)
 
     def _load(self, worker: WorkerRecord) -> float:
         # The heartbeat knows of everybody's chats but is up to a second old; our own count is of this moment.
@@ -135,6 +149,10 @@ class Picker:
         self._connections.retain(worker.address for worker in self._directory.workers)
         self._note()
         self._changed.set()
+
+
+def _caches(worker: WorkerRecord, backend: str) -> bool:
+    return any(record.name == backend and record.kind in _CACHING_KINDS for record in worker.backends)
 
 
 def _able(replicas: Sequence[WorkerRecord], noted: Mapping[str, _Noted]) -> Sequence[WorkerRecord]:

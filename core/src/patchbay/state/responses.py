@@ -21,6 +21,8 @@ from patchbay.state.sealing import CannotOpen, Sealer
 
 _PLAIN = b"p"
 _SEALED = b"s"
+# In place of a response's id.
+_OUTGROWN = b"!outgrown"
 
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -187,10 +189,20 @@ class Responses:
         return True
 
     async def last_of(self, owner: str, session: str) -> str | None:
-        """The last response of a session; None: it is not known."""
+        """The last response of a session; None: it is not known.
+
+        Raises:
+            TooLarge: The session has outgrown what is kept of one, and its last turn with it.
+        """
         async with deadline(self._timeout):
             found = await self._redis.execute_command("GET", keys.last_response(_digest(owner, session)))
+        if found == _OUTGROWN:
+            raise TooLarge
         return cast(bytes, found).decode() if found is not None else None
+
+    async def outgrown(self, owner: str, session: str) -> None:
+        """Notes that a session cannot be gone on with: its last turn is not kept."""
+        await self.set_last(owner, session, _OUTGROWN.decode())
 
     async def set_last(self, owner: str, session: str, response_id: str) -> None:
         """Notes the last response of a session."""

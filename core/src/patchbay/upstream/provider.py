@@ -32,7 +32,9 @@ from patchbay_proto.v1.provider_pb2 import (
 Quirks = TypeVar("Quirks")
 
 _FORWARDED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "ratelimit-", "x-codex-")
-_FORWARDED_NAMES = frozenset({"retry-after", "retry-after-ms", "request-id", "x-request-id", "x-should-retry"})
+_FORWARDED_NAMES = frozenset(
+    {"retry-after", "retry-after-ms", "request-id", "x-request-id", "x-should-retry", "x-reasoning-included"}
+)
 _MAX_LIST_BYTES = 8 * 1024 * 1024
 # The end of the year 9999, the last one that dates can be written for.
 _LATEST_SECONDS = 253_402_300_799

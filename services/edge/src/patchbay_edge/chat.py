@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -203,6 +203,10 @@ async def answer_chat(
                 is_committed=lambda: reply.committed,
                 conversation=requests.conversation,
             )
+            if opened.target.reasoning_format != options.reasoning_format:
+                reply.written_by(
+                    job.dialect.write_events(replace(options, reasoning_format=opened.target.reasoning_format))
+                )
             if keeper is not None:
                 keeper.answered_by(opened.target.backend, native=opened.is_native)
             await _relay(job, opened, reply, started=started)
@@ -268,7 +272,7 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def session_of(headers: Mapping[str, str], head: RequestHead) -> str:
     """The conversation that the client names; empty when it names none. An end user's name is none: a user has many."""
-    return session_in(headers) or _session_in_user(head.user) or head.cache_key
+    return session_in(headers) or _session_in_user(head.user) or head.session
 
 
 def _session_in_user(user: str) -> str:

@@ -73,6 +73,10 @@ class Reply:
             elif kind == "warning":
                 self._warnings.append(_in_words(event.warning))
 
+    def written_by(self, writer: EventWriter) -> None:
+        """Has another writer write the answer, of which none has been written."""
+        self._writer = writer
+
     @property
     def warnings(self) -> str:
         """What was dropped of the request, in one line; empty: nothing."""

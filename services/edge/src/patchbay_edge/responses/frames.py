@@ -20,6 +20,14 @@ _WINDOWS = ("primary", "secondary")
 _WINDOW_FIELDS = {"used_percent": "used-percent", "window_minutes": "window-minutes", "reset_at": "reset-at"}
 
 
+# What Codex would send as headers of this one request, in the fields of `client_metadata`.
+_HEADER_FIELD = "ws_request_header_"
+
+
+class _Request(msgspec.Struct, frozen=True):
+    client_metadata: dict[str, object] | None = None
+
+
 class _Response(msgspec.Struct, frozen=True):
     id: str = ""
 
@@ -28,6 +36,7 @@ class _Named(msgspec.Struct, frozen=True):
     response: _Response = _Response()
 
 
+_decode_request = msgspec.json.Decoder(_Request).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
 
 
@@ -53,6 +62,7 @@ class FrameExchange(Exchange):
         memory: Memory,
     ) -> None:
         super().__init__(scope, self._leaves, _never, request_id=request_id)
+        self.headers = {**self.headers, **_headers_in(body)}
         self.memory = memory
         # Of the response that was answered last.
         self.response_id = ""
@@ -119,6 +129,20 @@ async def _never(_: MutableMapping[str, Any]) -> None:
     raise AssertionError("a frame's answer is not sent as HTTP")
 
 
+def _headers_in(body: bytes) -> dict[str, str]:
+    if _HEADER_FIELD.encode() not in body:
+        return {}
+    try:
+        metadata = _decode_request(body).client_metadata or {}
+    except msgspec.DecodeError:
+        return {}
+    return {
+        name.removeprefix(_HEADER_FIELD).replace("_", "-"): value
+        for name, value in metadata.items()
+        if name.startswith(_HEADER_FIELD) and isinstance(value, str)
+    }
+
+
 def error_frame(error: ErrorBody) -> str:
     """An error in place of an answer. A client takes it as it would the HTTP status."""
     fields = msgspec.json.decode(error.body, type=dict[str, msgspec.Raw])
@@ -132,8 +156,24 @@ def rate_limits_frame(headers: Mapping[str, str]) -> str | None:
     limits = {window: _window(headers, window) for window in _WINDOWS}
     if not any(limits.values()):
         return None
-    frame = {"type": "codex.rate_limits", "plan_type": headers.get("x-codex-plan-type"), "rate_limits": limits}
+    frame = {
+        "type": "codex.rate_limits",
+        "plan_type": headers.get("x-codex-plan-type"),
+        "rate_limits": limits,
+        "credits": _credits(headers),
+    }
     return msgspec.json.encode(frame).decode()
+
+
+def _credits(headers: Mapping[str, str]) -> dict[str, bool | str] | None:
+    found: dict[str, bool | str] = {
+        name: headers[f"x-codex-credits-{end}"].lower() == "true"
+        for name, end in (("has_credits", "has-credits"), ("unlimited", "unlimited"))
+        if f"x-codex-credits-{end}" in headers
+    }
+    if "x-codex-credits-balance" in headers:
+        found["balance"] = headers["x-codex-credits-balance"]
+    return found or None
 
 
 def _window(headers: Mapping[str, str], window: str) -> dict[str, float] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from patchbay.dialects.openai_responses import RecordedResponse, echo_of
-from patchbay.errors import INVALID_REQUEST, UNAVAILABLE, PatchbayError, make_error
+from patchbay.errors import CONTEXT_LENGTH, INVALID_REQUEST, UNAVAILABLE, PatchbayError, make_error
 from patchbay.settings import Backend
 from patchbay.state.connection import RedisUnavailable
 from patchbay.state.responses import Context, Responses, TooLarge
@@ -148,6 +148,16 @@ class Turn:
                 await self._responses.set_last(self._owner, self._session, response.id)
         except TooLarge:
             metrics.EDGE_RESPONSES_NOT_KEPT.labels("too_large").inc()
+            await self._outgrow()
+        except RedisUnavailable:
+            metrics.EDGE_RESPONSES_NOT_KEPT.labels("redis_down").inc()
+
+    async def _outgrow(self) -> None:
+        """Going on from an older turn, the session would lose this one without a word."""
+        if not self._session:
+            return
+        try:
+            await self._responses.outgrown(self._owner, self._session)
         except RedisUnavailable:
             metrics.EDGE_RESPONSES_NOT_KEPT.labels("redis_down").inc()
 
@@ -169,7 +179,8 @@ class Turns:
             memory: The last response of the client's connection, where it has one for several turns.
 
         Raises:
-            PatchbayError: UNAVAILABLE when Redis does not answer and the request cannot be understood without it.
+            PatchbayError: UNAVAILABLE when Redis does not answer and the request cannot be understood without it,
+                CONTEXT_LENGTH when the session has outgrown what is kept of one.
         """
         stored: Context | None = None
         said: tuple[bytes, ...] | None = None
@@ -210,6 +221,14 @@ class Turns:
             if response_id is None and session:
                 response_id = await self._responses.last_of(owner, session)
             return await self._responses.load(owner, response_id) if response_id is not None else None
+        except TooLarge as error:
+            if request.is_whole_conversation(()):
+                return None
+            message = (
+                "this session has grown larger than what is kept of one (sessions.max_bytes): begin another one, or "
+                "send the whole conversation"
+            )
+            raise PatchbayError(make_error(CONTEXT_LENGTH, message)) from error
         except RedisUnavailable as error:
             if request.previous_response_id is None and request.is_whole_conversation(()):
                 return None
