@@ -138,6 +138,43 @@ async def test_a_link_leads_to_what_is_replaced(path: Path, login: Login, tmp_pa
     assert content(path)["tokens"]["refresh_token"] == "rt-2"
 
 
+async def test_by_whatever_name_one_file_has_one_lock(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "elsewhere" / "link.json"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    async with AuthFile(link).exclusive(1):
+        with pytest.raises(PlaceBusy):
+            async with AuthFile(path).exclusive(0.05):
+                raise AssertionError("another one holds it")
+
+
+async def test_signing_out_by_a_link_leaves_no_tokens_behind(path: Path, login: Login, tmp_path: Path) -> None:
+    put(path, written(login))
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    await AuthFile(link).forget()
+    assert not is_there(path)
+
+
+async def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(link)
+    with pytest.raises(SignInMissing, match="cannot be read"):
+        await AuthFile(link).load()
+    with pytest.raises(NotKept, match="cannot be written"):
+        async with AuthFile(link).exclusive(1):
+            raise AssertionError("there is nothing to hold")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+async def test_the_file_stays_its_owners(path: Path, login: Login) -> None:
+    """A worker that runs as root must not lock the CLI's user out."""
+    os.chown(path, 12_345, 23_456)
+    await AuthFile(path).save(msgspec.structs.replace(login, refresh_token="rt-2"), replacing=login.fingerprint)
+    found = os.stat(path)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12_345, 23_456, 0o600)
+
+
 async def test_signing_out_takes_the_tokens_alone(path: Path, login: Login) -> None:
     await AuthFile(path).forget()
     assert content(path) == {"OPENAI_API_KEY": None, "agent_identity": {"id": "a"}}

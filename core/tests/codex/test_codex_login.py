@@ -57,3 +57,16 @@ def test_a_fingerprint_changes_with_every_renewal_and_shows_nothing(login: Login
     for shown in (repr(login), str([login]), f"{login}"):
         assert login.refresh_token not in shown
         assert login.access_token not in shown
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"email": None, AUTH: {"chatgpt_account_id": "acc-2", "chatgpt_plan_type": None}, PROFILE: None},
+        {"email": 7, AUTH: {"chatgpt_account_id": "acc-2", "chatgpt_plan_type": []}, PROFILE: {"email": None}},
+    ],
+)
+def test_what_a_token_leaves_empty_hides_nothing_else_it_says(claims: dict[str, object]) -> None:
+    login = Login(access_token=token(exp=2_000_000_000, **claims), id_token=token(**claims))
+    assert (login.account, login.plan, login.email) == ("acc-2", "", "")
+    assert login.expires_at == 2_000_000_000

@@ -7,6 +7,7 @@ beside the file, which the kernel releases when its holder dies.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -53,7 +54,7 @@ class AuthFile:
         try:
             descriptor = self._open_lock()
         except OSError as error:
-            raise NotKept(f"{self.path.parent} cannot be written: {error.strerror}") from error
+            raise NotKept(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             give_up_at = asyncio.get_running_loop().time() + seconds
             while not _locked(descriptor):
@@ -65,9 +66,18 @@ class AuthFile:
             os.close(descriptor)
 
     def _open_lock(self) -> int:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self.path.with_name(f".{self.path.name}.patchbay-lock")
+        target = self._target()
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = target.with_name(f".{target.name}.patchbay-lock")
         return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _target(self) -> Path:
+        """Where the name is a link, what it leads to: that is locked, replaced and removed. Raises OSError."""
+        try:
+            return self.path.resolve()
+        except RuntimeError:
+            # What Python before 3.13 makes of links that lead in a circle.
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
     def _read(self) -> dict[str, Any]:
         """The whole file, which is the CLI's and may hold anything. Raises SignInMissing."""
@@ -127,17 +137,17 @@ class AuthFile:
             if any(kept.values()):
                 self._replace(kept)
             else:
-                self.path.unlink(missing_ok=True)
+                self._target().unlink(missing_ok=True)
 
     def _replace(self, content: dict[str, Any]) -> None:
         """Writes the file so that it is always whole, and never readable to others. Raises NotKept."""
-        # Where the name is a link, what it leads to is replaced.
-        target = self.path.resolve()
-        scratch = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
+            target = self._target()
+            scratch = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
             descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    _give_to_owner_of(target, file.fileno())
                     json.dump(content, file, indent=2)
                     file.flush()
                     os.fsync(file.fileno())
@@ -147,6 +157,14 @@ class AuthFile:
                 raise
         except OSError as error:
             raise NotKept(f"{self.path} cannot be written: {error.strerror}") from error
+
+
+def _give_to_owner_of(there: Path, descriptor: int) -> None:
+    """Lets a new file belong to whom the one it replaces belongs to: to the CLI's user, where this process is root."""
+    # There may be none, and we may not be allowed to: that the new token is kept matters more.
+    with suppress(OSError):
+        owner = there.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _locked(descriptor: int) -> bool:

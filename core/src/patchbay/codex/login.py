@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -30,25 +32,24 @@ class PlaceBusy(Exception):
     """Another process holds the place for too long."""
 
 
-class _Profile(msgspec.Struct):
-    email: str = ""
+class _Claims(msgspec.Struct):
+    exp: object = None
+    email: object = None
+    auth: object = msgspec.field(name="https://api.openai.com/auth", default=None)
+    profile: object = msgspec.field(name="https://api.openai.com/profile", default=None)
 
 
-class _Auth(msgspec.Struct):
-    chatgpt_account_id: str = ""
-    chatgpt_plan_type: str = ""
-
-
-class Claims(msgspec.Struct):
-    """What a token says, as far as it matters here. Times are Unix seconds; 0: it does not say."""
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says, as far as it matters here. Times are Unix seconds; 0, or empty: it does not say."""
 
     exp: float = 0.0
     email: str = ""
-    auth: _Auth = msgspec.field(name="https://api.openai.com/auth", default_factory=_Auth)
-    profile: _Profile = msgspec.field(name="https://api.openai.com/profile", default_factory=_Profile)
+    account_id: str = ""
+    plan: str = ""
 
 
-_decode_claims = msgspec.json.Decoder(Claims, strict=False).decode
+_decode_claims = msgspec.json.Decoder(_Claims).decode
 
 
 def claims_of(token: str) -> Claims:
@@ -58,9 +59,32 @@ def claims_of(token: str) -> Claims:
         return Claims()
     payload = parts[1]
     try:
-        return _decode_claims(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError, msgspec.DecodeError):
+        said = _decode_claims(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError, msgspec.DecodeError, RecursionError):
         return Claims()
+    # Each by itself: a plan that is null must not hide when the token ends.
+    return Claims(
+        exp=_number(said.exp),
+        email=_text(said.email) or _text(_member(said.profile, "email")),
+        account_id=_text(_member(said.auth, "chatgpt_account_id")),
+        plan=_text(_member(said.auth, "chatgpt_plan_type")),
+    )
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else 0.0
+    except (ValueError, OverflowError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,21 +114,16 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def account(self) -> str:
         """The ChatGPT account's id: as stored, else as the tokens say."""
-        return (
-            self.account_id
-            or claims_of(self.id_token).auth.chatgpt_account_id
-            or claims_of(self.access_token).auth.chatgpt_account_id
-        )
+        return self.account_id or claims_of(self.id_token).account_id or claims_of(self.access_token).account_id
 
     @property
     def email(self) -> str:
-        said = claims_of(self.id_token)
-        return said.email or said.profile.email
+        return claims_of(self.id_token).email
 
     @property
     def plan(self) -> str:
         """The ChatGPT plan, an open set of names."""
-        return claims_of(self.id_token).auth.chatgpt_plan_type or claims_of(self.access_token).auth.chatgpt_plan_type
+        return claims_of(self.id_token).plan or claims_of(self.access_token).plan
 
     @property
     def expires_at(self) -> float:
