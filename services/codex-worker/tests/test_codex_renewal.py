@@ -224,7 +224,16 @@ async def test_what_is_over_is_said_with_the_way_to_sign_in_and_not_asked_again(
 
 
 @pytest.mark.parametrize(
-    "answer", [(500, "down"), (503, {}), (429, {"error": {"code": "slow_down"}}), (403, "<html>"), (200, []), (200, {})]
+    "answer",
+    [
+        (500, "down"),
+        (503, {}),
+        (502, {"error": "invalid_grant"}),
+        (429, {"error": {"code": "slow_down"}}),
+        (403, "<html>"),
+        (200, []),
+        (200, {}),
+    ],
 )
 async def test_what_may_pass_is_tried_again_after_a_while(
     answer: tuple[int, object], place: Place, issuer: Issuer, renewer_of: MakeRenewer, redis: Redis
@@ -239,6 +248,32 @@ async def test_what_may_pass_is_tried_again_after_a_while(
     [key] = await redis.keys("pb:{codex-renewal:*")
     await redis.hdel(key, "retry_at")
     assert issuer.is_good((await renewer_of().renew(place, spent, "proactive_expiry")).refresh_token)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"access_token": "at-2", "refresh_token": "rt-2", "id_token": None}, ("at-2", "rt-2")),
+        ({"access_token": "at-2", "refresh_token": None, "expires_in": None}, ("at-2", None)),
+        # The spent one is good for nothing any more.
+        ({"refresh_token": "rt-2"}, (None, "rt-2")),
+        ({"access_token": None, "refresh_token": "rt-2", "id_token": 7}, (None, "rt-2")),
+    ],
+)
+async def test_what_an_answer_leaves_out_stays_and_the_rest_is_kept(
+    answer: dict[str, object],
+    expected: tuple[str | None, str | None],
+    place: Place,
+    issuer: Issuer,
+    renewer_of: MakeRenewer,
+) -> None:
+    spent = await place.load()
+    issuer.answers = [(200, answer)]
+    got = await renewer_of().renew(place, spent, "proactive_expiry")
+    assert got.access_token == (expected[0] or spent.access_token)
+    assert got.refresh_token == (expected[1] or spent.refresh_token)
+    assert (got.id_token, got.account_id) == (spent.id_token, spent.account_id)
+    assert (await place.load()).fingerprint == got.fingerprint
 
 
 async def test_an_issuer_that_keeps_the_refresh_token_is_asked_each_time(
@@ -269,6 +304,21 @@ async def test_who_signed_out_meanwhile_stays_signed_out(
     assert await store.all() == {}
 
 
+async def test_what_was_spent_here_is_not_spent_again_whatever_redis_has_forgotten(
+    store: CodexAccounts, issuer: Issuer, renewer_of: MakeRenewer, redis: Redis, tmp_path: Path
+) -> None:
+    login = issuer.login()
+    await store.save("a", login)
+    copy = put(tmp_path / "auth.json", login)
+    renewer = renewer_of()
+    renewed = await renewer.renew(store.place("a"), login, "proactive_expiry")
+    for key in await redis.keys("pb:{codex-renewal:*"):
+        await redis.delete(key)
+    assert (await renewer.renew(copy, login, "proactive_expiry")).fingerprint == renewed.fingerprint
+    assert (await copy.load()).refresh_token == renewed.refresh_token
+    assert issuer.granted == len(issuer.spent) == 1
+
+
 # -- without Redis ----------------------------------------------------------------------------------------------------
 
 NOWHERE = "redis://127.0.0.1:1"
@@ -297,6 +347,19 @@ async def test_without_redis_the_lock_of_a_file_keeps_replicas_apart(
     issuer.hold.set()
     got = await asyncio.gather(*asked)
     assert len({one.access_token for one in got}) == 1
+    assert issuer.granted == len(issuer.spent) == 1
+
+
+async def test_without_redis_copies_of_one_sign_in_do_not_kill_each_other(
+    issuer: Issuer, renewer_of: MakeRenewer, tmp_path: Path
+) -> None:
+    """Each has a lock of its own, but this process knows what it has spent."""
+    login = issuer.login()
+    one, two = (put(tmp_path / name / "auth.json", login) for name in ("one", "two"))
+    renewer = renewer_of(NOWHERE)
+    renewed = await renewer.renew(one, login, "proactive_expiry")
+    assert (await renewer.renew(two, login, "proactive_expiry")).fingerprint == renewed.fingerprint
+    assert (await two.load()).refresh_token == renewed.refresh_token
     assert issuer.granted == len(issuer.spent) == 1
 
 

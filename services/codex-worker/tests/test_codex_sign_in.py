@@ -113,6 +113,15 @@ async def test_what_goes_wrong_is_said_without_the_code(made: Make, issuer: Issu
     assert caught.value.error.code == UNAVAILABLE
 
 
+@pytest.mark.parametrize("address", ["http://[::1?code=c&state=s", "code=&state=s"])
+async def test_an_address_that_is_none_is_not_of_this_login(made: Make, address: str) -> None:
+    _, sign_in = made()
+    begun = await sign_in.begin()
+    with pytest.raises(PatchbayError, match="is not of this login") as caught:
+        await sign_in.finish(begun.login_id, address)
+    assert (caught.value.error.code, caught.value.error.parameter) == (INVALID_REQUEST, "code")
+
+
 async def test_signs_out_and_gives_the_tokens_back(made: Make, issuer: Issuer, redis: Redis) -> None:
     store = CodexAccounts(redis, SEALER)
     logins = [issuer.login(f"acc-{number}") for number in (1, 2)]

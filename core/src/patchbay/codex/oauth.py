@@ -44,10 +44,13 @@ class SignInRefused(IssuerError):
     """It never will: the sign-in has ended, or its code is wrong."""
 
 
-class _Answer(msgspec.Struct):
-    access_token: str = ""
-    refresh_token: str = ""
-    id_token: str = ""
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """What an answer holds of a sign-in; empty: nothing, so that what was there stays."""
+
+    access_token: str
+    refresh_token: str
+    id_token: str
 
 
 class DeviceCode(msgspec.Struct, frozen=True):
@@ -139,10 +142,10 @@ class Issuer:
             "refresh_reason": reason,
         }
         answer = _tokens(await self._post(self._config.refresh_url, json=body))
-        if not answer.access_token:
-            raise IssuerError("the issuer's answer holds no access token")
+        if not (answer.access_token or answer.refresh_token):
+            raise IssuerError("the issuer's answer holds no tokens")
         return Login(
-            access_token=answer.access_token,
+            access_token=answer.access_token or login.access_token,
             refresh_token=answer.refresh_token or login.refresh_token,
             id_token=answer.id_token or login.id_token,
             account_id=login.account_id,
@@ -205,11 +208,18 @@ class Issuer:
             raise IssuerError(f"{urlsplit(url).hostname} does not answer ({type(error).__name__})") from None
 
 
-def _tokens(response: httpx.Response) -> _Answer:
+def _tokens(response: httpx.Response) -> _Tokens:
     try:
-        return msgspec.json.decode(response.content, type=_Answer)
-    except msgspec.DecodeError:
+        body = response.json()
+    except (ValueError, RecursionError):
         raise IssuerError("the issuer's answer cannot be read") from None
+    found = body if isinstance(body, dict) else {}
+    # A token was spent for this: what can be read of the answer is not to be lost for what cannot.
+    access, refresh, identity = (
+        value if isinstance(value := found.get(name), str) else ""
+        for name in ("access_token", "refresh_token", "id_token")
+    )
+    return _Tokens(access, refresh, identity)
 
 
 def _successful(response: httpx.Response) -> httpx.Response:
@@ -218,7 +228,7 @@ def _successful(response: httpx.Response) -> httpx.Response:
     code, words = _error_of(response)
     said = f"{response.status_code}{f' {code}' if code else ''}{f': {words}' if words else ''}"
     # A proxy or a firewall in between has statuses of its own, and never the issuer's words.
-    if response.status_code == 401 or code in _PERMANENT:
+    if response.status_code == 401 or (response.status_code < 500 and code in _PERMANENT):
         raise SignInRefused(f"the issuer answers {said}")
     raise IssuerError(f"the issuer answers {said}")
 

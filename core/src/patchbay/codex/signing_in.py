@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from patchbay.codex.auth_file import AuthFile
 from patchbay.codex.login import Login, Place
@@ -47,5 +47,6 @@ def code_and_state(text: str) -> tuple[str, str]:
     text = text.strip()
     if "code=" not in text:
         return text, ""
-    query = parse_qs(urlsplit(text).query or text.lstrip("?"))
+    address, _, query_part = text.partition("?")
+    query = parse_qs((text if "code=" in address else query_part).partition("#")[0])
     return query.get("code", [""])[0], query.get("state", [""])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
@@ -23,6 +24,7 @@ _WAIT_SECONDS = 2 * REQUEST_SECONDS
 _LOCK_SECONDS = 5.0
 _ALONE_RETRY_SECONDS = 5.0
 _KEEP_SECONDS = 0.3
+_MOST_SUCCESSORS = 100
 
 SIGN_IN = "sign in with `patchbay auth login codex`"
 
@@ -58,6 +60,8 @@ class Renewer:
         self._claimant = claimant
         self._running: dict[tuple[str, str], asyncio.Task[Login]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # What became of what was spent here, by its fingerprint: Redis may be away, or lose it.
+        self._successors: OrderedDict[str, Login] = OrderedDict()
         # What came of asking the issuer without Redis, and until when that holds on the loop's clock.
         self._alone: dict[str, tuple[float, RenewalFailed | SignInMissing]] = {}
         self._closing = False
@@ -105,6 +109,8 @@ class Renewer:
                 if there.fingerprint != spent.fingerprint:
                     self._count("adopted")
                     return there
+                if (successor := self._successors.get(spent.fingerprint)) is not None:
+                    return await self._adopt(place, spent, successor)
                 outcome = await self._renewals.claim(spent, claimant)
                 if isinstance(outcome, Got):
                     got = await self._spend(place, spent, reason, claimant=claimant)
@@ -185,8 +191,11 @@ class Renewer:
     async def _keep(self, place: Place, spent: Login, login: Login, *, claimant: str) -> Login:
         """Keeps a new sign-in before it is used: for all copies of the spent one, and at its place."""
         noted = kept = False
+        self._successors[spent.fingerprint] = login
+        if len(self._successors) > _MOST_SUCCESSORS:
+            self._successors.popitem(last=False)
         try:
-            login = await self._renewals.done(spent, claimant, login)
+            login = self._successors[spent.fingerprint] = await self._renewals.done(spent, claimant, login)
             noted = True
         except RedisUnavailable as error:
             log.error("codex_renewal_not_noted", account=place.name, error=str(error))
