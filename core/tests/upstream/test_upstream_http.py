@@ -63,6 +63,19 @@ async def test_sends_the_request_and_reads_the_answer(serve: Serve, dial: Dial) 
     assert visit.header("cookie") is None
 
 
+async def test_another_origin_has_the_same_paths(serve: Serve, dial: Dial) -> None:
+    async def script(visit: Visit) -> None:
+        await visit.answer(b"hello")
+
+    server = await serve(script)
+    elsewhere = dial("http://127.0.0.1:1/v1/", idle=7).at(server.url)
+    try:
+        assert await read_all(elsewhere) == b"hello"
+    finally:
+        await elsewhere.aclose()
+    assert server.visits[0].head.startswith(b"POST /v1/chat HTTP/1.1\r\n")
+
+
 async def test_nobody_listens(dial: Dial) -> None:
     assert await failure(dial(f"http://127.0.0.1:{free_port()}")) == (UNAVAILABLE, True)
 

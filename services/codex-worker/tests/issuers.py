@@ -48,6 +48,8 @@ class Issuer:
         seconds: How long access tokens are good for.
         typed: Whether somebody has typed the device code.
         usage: The page of usage, by account.
+        check: What `accounts/check` says, by account.
+        asked: The headers of each request for one of these.
         refused: Access tokens that the backend refuses.
     """
 
@@ -60,6 +62,9 @@ class Issuer:
     typed: bool = False
     usage: dict[str, object] = field(default_factory=dict)
     asked_usage: list[str] = field(default_factory=list)
+    check: dict[str, object] = field(default_factory=dict)
+    asked_check: list[str] = field(default_factory=list)
+    asked: list[dict[str, str]] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -178,8 +183,15 @@ class Issuer:
 
             def do_GET(self) -> None:
                 account = self.headers.get("chatgpt-account-id", "")
-                issuer.asked_usage.append(account)
-                page = issuer.usage.get(account)
+                issuer.asked.append({name.lower(): value for name, value in self.headers.items()})
+                issuer.hold.wait(20)
+                page = None
+                if self.path == "/wham/usage":
+                    issuer.asked_usage.append(account)
+                    page = issuer.usage.get(account)
+                elif self.path == "/wham/accounts/check":
+                    issuer.asked_check.append(account)
+                    page = issuer.check.get(account)
                 self._say(200 if page else 404, page or {"detail": "not here"})
 
             def _is_gone(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 from patchbay.codex.login import Login
 from patchbay.errors import AUTHENTICATION, QUOTA_EXCEEDED, UNAVAILABLE, PatchbayError, make_error
 from patchbay.settings import Timeouts, load
+from patchbay.state import keys
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
@@ -486,6 +488,49 @@ async def test_the_provider_is_asked_how_much_is_used(
     assert _status(other, "b").cooling_until == 0
 
 
+async def test_where_somebody_else_signs_in_nothing_is_known_of_the_one_before(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer, redis: Redis, clock: Clock
+) -> None:
+    issuer.usage = {"acc-a": page(97)}
+    issuer.check = {"acc-a": {"accounts": [{"id": "acc-a", "account_routing_override": "us"}]}}
+    pool = pool_of(accounts=["a"])
+    await pool.look()
+    assert "x-openai-account-routing-override" in await (await pool.pick("")).headers()
+    await CodexAccounts(redis, SEALER).save("a", issuer.login("acc-new"))
+    clock.now += 6
+    await pool.look()
+    assert "x-openai-account-routing-override" not in await (await pool.pick("")).headers()
+    assert list(_status(pool, "a").windows) == []
+    assert (issuer.asked_usage, issuer.asked_check) == (["acc-a", "acc-new"], ["acc-a", "acc-new"])
+
+
+async def test_every_replica_asks_where_requests_go_though_answers_tell_how_much_is_used(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer, clock: Clock
+) -> None:
+    entry = {"id": "acc-a", "account_routing_override": "us_cr"}
+    issuer.usage, issuer.check = {"acc-a": page(30)}, {"acc-a": {"accounts": [entry]}}
+    pool, other = pool_of(accounts=["a"]), pool_of(accounts=["a"])
+
+    async def override(one: AccountPool) -> str | None:
+        return (await (await one.pick("")).headers()).get("x-openai-account-routing-override")
+
+    for one in (pool, pool, other):
+        await one.look()
+        assert await override(one) == "us_cr"
+        clock.now += 2
+    assert issuer.asked_usage == ["acc-a"]
+    # A provider that does not say changes nothing; one that says otherwise does.
+    issuer.check = {}
+    clock.now += 700
+    await pool.look()
+    assert (await override(pool), len(issuer.asked_check)) == ("us_cr", 3)
+    entry["account_routing_override"] = "NO_CONSTRAINT"
+    issuer.check = {"acc-a": {"accounts": [entry]}}
+    clock.now += 700
+    await pool.look()
+    assert await override(pool) is None
+
+
 async def test_what_is_left_is_measured(
     pool_of: MakePool, three: dict[str, Login], issuer: Issuer, clock: Clock, redis: Redis
 ) -> None:
@@ -506,6 +551,54 @@ async def test_what_is_left_is_measured(
     assert measured("patchbay_codex_used_percent", "a", window="primary") is None
     assert measured("patchbay_codex_signed_in", "a") is None
     assert measured("patchbay_codex_signed_in", "b") == 1
+
+
+async def test_the_provider_is_asked_as_a_codex_cli_asks_it(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer
+) -> None:
+    """Generic agents meet a firewall there, too; and what the operator adds to each request may be what lets it in."""
+    await pool_of(accounts=["a"], headers={"X-Gateway": "g"}).look()
+    assert issuer.asked
+    for headers in issuer.asked:
+        assert headers["authorization"] == f"Bearer {three['a'].access_token}"
+        assert headers["user-agent"].startswith("codex_cli_rs/")
+        assert (headers["originator"], headers["x-gateway"]) == ("codex_cli_rs", "g")
+        assert headers["accept"] == "*/*"
+
+
+async def test_a_provider_that_does_not_say_holds_nothing_up(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchbay_codex_worker.accounts.pages.DEADLINE_SECONDS", 0.1)
+    pool = pool_of(accounts=["a"])
+    issuer.hold.clear()
+    async with asyncio.timeout(5):
+        await pool.look()
+    assert _status(pool, "a").signed_in
+
+
+@pytest.mark.parametrize(
+    "window", [{"reset_after_seconds": "inf"}, {"reset_after_seconds": 1e300}, {"reset_at": 1e300}, {"reset_at": "nan"}]
+)
+async def test_a_reset_that_is_no_time_is_not_told_to_the_others(
+    window: dict[str, object], pool_of: MakePool, three: dict[str, Login], issuer: Issuer, clock: Clock
+) -> None:
+    limit = {"limit_reached": True, "primary_window": {"used_percent": 100, **window}}
+    issuer.usage = {"acc-a": {"rate_limit": limit}}
+    pool, other = pool_of(), pool_of()
+    await pool.look()
+    clock.now += 2
+    await pool.look()
+    for one in (pool, other):
+        assert set(await shares(one, 4)) == {"b", "c"}
+        assert _status(one, "a").cooling_until == int(clock.now + 298)
+
+
+async def test_what_another_version_notes_keeps_no_request_from_its_account(
+    pool_of: MakePool, three: dict[str, Login], redis: Redis
+) -> None:
+    await redis.hset(keys.CODEX_LIMITS, mapping={"quota:acc-a": b'{"windows": 7}', "cooling:acc-b": b'{"until": null}'})
+    assert set(await shares(pool_of(), 6)) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("answer", [{}, {"rate_limit": []}, {"rate_limit": {"primary_window": {"used_percent": "x"}}}])

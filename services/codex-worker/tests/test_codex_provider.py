@@ -24,6 +24,7 @@ from patchbay.settings import SettingsError, Timeouts, load
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
+from patchbay.testing.eventually import eventually
 from patchbay.testing.upstream import Upstream, Visit, upstream
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.upstream.http import HttpUpstream
@@ -58,6 +59,7 @@ class Backend:
     """The ChatGPT backend: what it says to each account, by its id; `hello` to all others.
 
     Attributes:
+        checks: What `accounts/check` says of an account.
         refused: Tokens that are refused.
         says: Status and body for an account.
         unreadable: What a body with this in it is refused for.
@@ -65,6 +67,7 @@ class Backend:
     """
 
     says: dict[str, tuple[str, object]] = field(default_factory=dict)
+    checks: dict[str, dict[str, object]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     unreadable: bytes = b"\0"
     headers: tuple[str, ...] = ()
@@ -73,6 +76,10 @@ class Backend:
 
     async def __call__(self, visit: Visit) -> None:
         account, token = visit.header("chatgpt-account-id") or "", visit.header("authorization") or ""
+        if visit.head.startswith(b"GET /wham/accounts/check ") and account in self.checks:
+            entry = {"id": account, "plan_type": "team", **self.checks[account]}
+            await visit.answer(json.dumps({"accounts": [{"id": "other"}, entry]}).encode(), "connection: close")
+            return
         if not visit.head.startswith(b"POST"):
             await visit.answer(b"{}", "connection: close", status="404 Not Found")
             return
@@ -121,11 +128,11 @@ Start = Callable[..., Awaitable[Running]]
 async def start(valkey: ValkeyProcess, redis: Redis, issuer: Issuer, tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        async def make(*accounts: str, **config: object) -> Running:
+        async def make(*accounts: str, checks: Mapping[str, object] | None = None, **config: object) -> Running:
             logins = {account: issuer.login(account) for account in accounts}
             for account, login in logins.items():
                 await CodexAccounts(redis, SEALER).save(account.removeprefix("acc-"), login)
-            backend = Backend()
+            backend = Backend(checks={account: dict(checks) for account in accounts} if checks else {})
             served = await stack.enter_async_context(upstream(backend))
             written = {"kind": "codex", "credentials": "signed_in", "oauth_issuer": issuer.url, "base_url": served.url}
             flags = [f"--backends.codex={json.dumps(written | config)}", f"--security.secrets_key={KEY}"]
@@ -262,6 +269,99 @@ async def test_a_token_that_is_refused_all_the_time_is_the_clients_to_know(start
     for _ in range(6):
         await running.chat()
     assert issuer.granted == 4
+
+
+# -- where an account's requests go ------------------------------------------------------------------------------------
+
+
+def override_of(visit: Visit) -> str | None:
+    return visit.header("x-openai-account-routing-override")
+
+
+async def asked_with(running: Running, override: str | None) -> Visit:
+    """A request, once its account's routing is known."""
+
+    async def is_so() -> bool:
+        await running.chat(**{"x-openai-account-routing-override": "mine"})
+        return override_of(running.served.visits[-1]) == override
+
+    await eventually(is_so, what=f"requests with {override}")
+    return running.served.visits[-1]
+
+
+@pytest.mark.parametrize("override", ["us", "us_cr"])
+@pytest.mark.parametrize("origin", [None, "own"])
+async def test_an_account_of_one_region_says_so_with_each_request(
+    override: str, origin: str | None, start: Start
+) -> None:
+    running = await start("acc-1", checks={"account_routing_override": override})
+    if origin is not None:
+        running.backend.checks["acc-1"]["workspace_backend_origin"] = running.served.url
+    visit = await asked_with(running, override)
+    assert visit.head.startswith(b"POST /codex/responses ")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        None,
+        {"account_routing_override": "NO_CONSTRAINT", "workspace_backend_origin": "https://chatgpt.example"},
+        {"account_routing_override": "mars", "workspace_backend_origin": "https://chatgpt.example"},
+        {"account_routing_override": ["us"], "workspace_backend_origin": 7},
+    ],
+)
+async def test_any_other_account_is_asked_as_ever(check: dict[str, object] | None, start: Start) -> None:
+    running = await start("acc-1", checks=check)
+    await eventually(lambda: any(b"/wham/accounts/check" in visit.head for visit in running.served.visits))
+    assert text_of(await running.chat()) == "hello"
+    assert override_of(running.served.visits[-1]) is None
+
+
+async def test_an_accounts_requests_go_to_the_origin_of_its_workspace(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to be https, for which there is no certificate here: what is asked for it stands in for it."""
+    origins: list[str] = []
+    real = HttpUpstream.at
+    async with upstream(Backend()) as elsewhere:
+
+        def at(self: HttpUpstream, origin: str) -> HttpUpstream:
+            origins.append(origin)
+            return real(self, elsewhere.url)
+
+        monkeypatch.setattr(HttpUpstream, "at", at)
+        said = {"account_routing_override": "us", "workspace_backend_origin": "https://US.chatgpt.example/"}
+        running = await start("acc-1", checks=said)
+
+        async def it_is_there() -> bool:
+            assert text_of(await running.chat()) == "hello"
+            return bool(elsewhere.visits)
+
+        await eventually(it_is_there)
+        assert text_of(await running.chat()) == "hello"
+        [*_, visit] = elsewhere.visits
+        assert visit.head.startswith(b"POST /codex/responses ")
+        assert (override_of(visit), visit.header("chatgpt-account-id")) == ("us", "acc-1")
+        assert origins == ["https://us.chatgpt.example:443"]
+
+
+async def test_a_token_goes_to_no_other_kind_of_place(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """See also `test_codex_routing.py`. It is said once, not each time that the provider is asked."""
+    said = {"account_routing_override": "us", "workspace_backend_origin": "https://name:secret@us.chatgpt.example"}
+    monkeypatch.setattr("patchbay_codex_worker.accounts.pool._ASK_SECONDS", 0.0)
+    running = await start("acc-1", checks=said)
+    await asked_with(running, "us")
+
+    def times_asked() -> int:
+        return sum(b"/wham/accounts/check" in visit.head for visit in running.served.visits)
+
+    await eventually(lambda: times_asked() > 1)
+    assert text_of(await running.chat()) == "hello"
+    logged = capsys.readouterr().out
+    assert logged.count("codex_origin_refused") == 1
+    assert "secret" not in logged
 
 
 def native(*items: object) -> bytes:

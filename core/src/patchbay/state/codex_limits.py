@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import cast
 
 import msgspec
+import structlog
 
 from patchbay.state import keys, scripts
 from patchbay.state.connection import Client, deadline
+
+log = structlog.get_logger(__name__)
 
 _TTL_MS = 8 * 86_400_000
 _SESSION_SECONDS = 3_600
@@ -82,10 +85,14 @@ class CodexLimits:
         cooling: dict[str, Cooling] = {}
         for field, value in cast("dict[bytes, bytes]", reply).items():
             what, _, account = field.decode().partition(":")
-            if what == "quota":
-                quotas[account] = _decode_quota(value)
-            elif what == "cooling":
-                cooling[account] = _decode_cooling(value)
+            try:
+                if what == "quota":
+                    quotas[account] = _decode_quota(value)
+                elif what == "cooling":
+                    cooling[account] = _decode_cooling(value)
+            except msgspec.DecodeError as error:
+                # Another version's: what one does not understand of one account must not stop the requests of all.
+                log.debug("codex_limit_unreadable", what=what, error=str(error))
         return Limits(quotas, cooling)
 
     async def note_quotas(self, quotas: Mapping[str, Quota]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -95,6 +96,10 @@ class HttpUpstream:
         self._transport = AiohttpTransport(client=self._session)
         self._extensions = {"timeout": httpx.Timeout(None, connect=timeouts.connect).as_dict()}
         self._urls: dict[str, httpx.URL] = {}
+
+    def at(self, origin: str) -> HttpUpstream:
+        """The same paths at another origin, such as `https://us.example.com`: a server of its own, to be closed."""
+        return HttpUpstream(origin + urlsplit(self._base_url).path, self._timeouts)
 
     @staticmethod
     def _session() -> aiohttp.ClientSession:

@@ -87,6 +87,8 @@ class AccountUpstream:
     def __init__(self, pool: AccountPool, http: HttpUpstream) -> None:
         self._pool = pool
         self._http = http
+        # The origins of workspaces that have their own.
+        self._elsewhere: dict[str, HttpUpstream] = {}
 
     @asynccontextmanager
     async def request(
@@ -111,7 +113,8 @@ class AccountUpstream:
                 account = await self._another(session, tried, account, otherwise=error)
                 tries = 0
                 continue
-            async with self._http.request(method, path, headers={**headers, **credential}, body=body) as response:
+            http = self._at(account.origin)
+            async with http.request(method, path, headers={**headers, **credential}, body=body) as response:
                 account.saw(response.headers)
                 if response.status not in (400, 401, 429):
                     yield AccountResponse(response, account)
@@ -143,6 +146,14 @@ class AccountUpstream:
             # It says so itself once it is asked for its headers.
             return True
 
+    def _at(self, origin: str) -> HttpUpstream:
+        """The backend, at an account's own origin if it has one."""
+        if not origin:
+            return self._http
+        if origin not in self._elsewhere:
+            self._elsewhere[origin] = self._http.at(origin)
+        return self._elsewhere[origin]
+
     async def _another(
         self, session: str, tried: list[str], account: Account, *, otherwise: PatchbayError | None = None
     ) -> Account:
@@ -157,7 +168,8 @@ class AccountUpstream:
 
     async def aclose(self) -> None:
         await self._pool.aclose()
-        await self._http.aclose()
+        for http in (self._http, *self._elsewhere.values()):
+            await http.aclose()
 
 
 def _usage_limit(body: bytes) -> Error | None:

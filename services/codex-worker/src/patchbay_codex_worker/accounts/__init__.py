@@ -13,11 +13,13 @@ from patchbay.state.codex_renewals import CodexRenewals
 from patchbay.state.sealing import make_sealer
 from patchbay.upstream.http import HttpUpstream
 from patchbay.worker.runtime import Shared
-from patchbay_codex_worker.accounts import quota
+from patchbay_codex_worker.accounts import quota, routing
 from patchbay_codex_worker.accounts.pool import Account, AccountPool
 from patchbay_codex_worker.accounts.quota import Usage
 from patchbay_codex_worker.accounts.renewal import Renewer
+from patchbay_codex_worker.accounts.routing import Routing
 from patchbay_codex_worker.accounts.sign_in import CodexSignIn
+from patchbay_codex_worker.profiles import CODEX
 
 __all__ = ["Account", "AccountPool", "CodexSignIn", "make_pool"]
 
@@ -37,7 +39,7 @@ def make_pool(
     """The accounts of a backend of kind `codex`, and the way to sign in to it.
 
     Args:
-        upstream: The backend, where usage is asked for.
+        upstream: The backend, where usage and routing are asked for.
         claim_seconds: See `CodexRenewals`.
         clock: Gives Unix seconds.
     """
@@ -48,8 +50,15 @@ def make_pool(
     renewals = CodexRenewals(shared.redis, sealer, timeout=timeout, claim_seconds=claim_seconds)
     issuer = Issuer(backend.codex, clock=clock)
 
+    # As the Codex CLI, and with what the operator adds to each request: a firewall stands before these pages, too.
+    common = {name: value for name, value in CODEX.headers.items() if name != "accept"}
+    common |= {name.lower(): value.get_secret_value() for name, value in backend.headers.items()}
+
     async def usage(headers: Mapping[str, str]) -> Usage | None:
-        return await quota.ask(upstream, headers, clock())
+        return await quota.ask(upstream, {**common, **headers}, clock())
+
+    async def routed(headers: Mapping[str, str]) -> Routing | None:
+        return await routing.ask(upstream, {**common, **headers}, backend.base_url)
 
     pool = AccountPool(
         backend,
@@ -57,6 +66,7 @@ def make_pool(
         limits=CodexLimits(shared.redis, timeout=timeout),
         renewer=Renewer(renewals, issuer, backend=backend.name, claimant=shared.worker_id),
         usage=usage,
+        routing=routed,
         clock=clock,
     )
     return pool, CodexSignIn(backend, pool, store, issuer, worker_id=shared.worker_id)

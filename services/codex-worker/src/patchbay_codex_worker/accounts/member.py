@@ -14,6 +14,7 @@ from patchbay.errors import AUTHENTICATION, UNAVAILABLE, PatchbayError, make_err
 from patchbay.state.codex_limits import Cooling, Quota
 from patchbay.state.connection import RedisUnavailable
 from patchbay_codex_worker.accounts.renewal import SIGN_IN, RenewalFailed, Renewer
+from patchbay_codex_worker.accounts.routing import Routing
 from patchbay_proto.v1.provider_pb2 import AccountStatus, QuotaWindow
 
 log = structlog.get_logger(__name__)
@@ -46,10 +47,15 @@ class Member:
         self.past: deque[str] = deque(maxlen=_PAST)
         self.quota: Quota | None = None
         self.cooling: Cooling | None = None
+        self.routing = Routing()
+        # When the provider was last asked how much is used, and where requests have to go.
+        self.usage_asked_at = self.routing_asked_at = 0.0
         # For the choice among all: see `AccountPool`.
         self.turn = 0.0
         self._renewer = renewer
         self._clock = clock
+        # The ChatGPT account that all of this is known of.
+        self._account = ""
         # The sign-in whose renewal requests have waited for, and until when they do, on the loop's clock.
         self._waited_for = ""
         self._wait_until = 0.0
@@ -80,6 +86,10 @@ class Member:
 
     def take(self, login: Login) -> None:
         """Notes its sign-in; another one than before is given a chance."""
+        if login.account != self._account:
+            # Somebody else signed in here: what is known is of the one before.
+            self._account, self.quota, self.cooling, self.routing = login.account, None, None, Routing()
+            self.usage_asked_at = self.routing_asked_at = 0.0
         if self.login is None or self.login.fingerprint != login.fingerprint:
             if self.login is not None:
                 self.past.append(self.login.fingerprint)

@@ -26,6 +26,7 @@ from patchbay_codex_worker.accounts import quota as quotas
 from patchbay_codex_worker.accounts.member import Member
 from patchbay_codex_worker.accounts.quota import Usage
 from patchbay_codex_worker.accounts.renewal import SIGN_IN, Renewer
+from patchbay_codex_worker.accounts.routing import OVERRIDE_HEADER, Routing
 from patchbay_proto.v1.provider_pb2 import AccountStatus
 
 log = structlog.get_logger(__name__)
@@ -35,11 +36,13 @@ _USAGE_LIMIT = "usage_limit_reached"
 # How old may be what we know of the limits when we choose, and how old what accounts there are.
 _LIMITS_SECONDS = 1.0
 _MEMBERS_SECONDS = 5.0
-_USAGE_SECONDS = 600.0
+# How old what the provider says when it is asked.
+_ASK_SECONDS = 600.0
 _WATCH_SECONDS = 1.0
 _MOST_SESSIONS = 10_000
 
 AskUsage = Callable[[Mapping[str, str]], Awaitable[Usage | None]]
+AskRouting = Callable[[Mapping[str, str]], Awaitable[Routing | None]]
 
 
 class AccountPool:
@@ -51,6 +54,7 @@ class AccountPool:
         limits: What all replicas know of limits.
         renewer: Renews sign-ins.
         usage: Asks the provider how much is used, with an account's headers.
+        routing: Asks it where the account's requests have to go.
         clock: Gives Unix seconds.
     """
 
@@ -62,6 +66,7 @@ class AccountPool:
         limits: CodexLimits,
         renewer: Renewer,
         usage: AskUsage,
+        routing: AskRouting,
         clock: Callable[[], float] = time.time,
     ) -> None:
         assert backend.codex is not None
@@ -71,6 +76,7 @@ class AccountPool:
         self._limits = limits
         self._renewer = renewer
         self._usage = usage
+        self._routing = routing
         self._clock = clock
         self._members: dict[str, Member] = {}
         self._trouble = ""
@@ -79,7 +85,6 @@ class AccountPool:
         self._reading = asyncio.Lock()
         self._sessions: OrderedDict[str, str] = OrderedDict()
         self._unsaid: dict[str, Quota] = {}
-        self._asked_at: dict[str, float] = {}
         # The labels that gauges have.
         self._shown: set[tuple[str, str]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -119,14 +124,8 @@ class AccountPool:
                 self._unsaid = {**unsaid, **self._unsaid}
         await self._read_limits()
         for member in list(self._members.values()):
-            seen_at = member.quota.seen_at if member.quota is not None else 0.0
-            asked_at = self._asked_at.get(member.name, 0.0)
-            if (
-                member.usable
-                and self._clock() - max(asked_at, 0 if member.cooling_until else seen_at) >= _USAGE_SECONDS
-            ):
-                self._asked_at[member.name] = self._clock()
-                await self._ask_usage(member)
+            if member.usable:
+                await self._ask(member)
         await self._share()
         self._gauge()
 
@@ -138,18 +137,34 @@ class AccountPool:
             if any(known in other.past for other in members if other is not member):
                 await member.catch_up()
 
-    async def _ask_usage(self, member: Member) -> None:
+    async def _ask(self, member: Member) -> None:
+        """Asks the provider what it says of an account, as far as that is due."""
+        now = self._clock()
+        seen_at = member.quota.seen_at if member.quota is not None and not member.cooling_until else 0.0
+        wants_usage = now - max(member.usage_asked_at, seen_at) >= _ASK_SECONDS
+        # Answers tell how much is used, and what others noted; this only the provider, when it is asked.
+        wants_routing = now - member.routing_asked_at >= _ASK_SECONDS
+        if not wants_usage and not wants_routing:
+            return
+        if wants_usage:
+            member.usage_asked_at = now
+        if wants_routing:
+            member.routing_asked_at = now
         try:
-            login = await member.current()
+            headers = headers_of(await member.current())
         except PatchbayError as error:
-            log.warning("codex_usage_not_asked", account=member.name, error=error.error.message)
+            log.warning("codex_account_not_asked", account=member.name, error=error.error.message)
             return
-        usage = await self._usage(headers_of(login))
-        if usage is None:
-            return
-        self._note(member, usage.quota)
-        if usage.cooling is not None or member.cooling is not None:
-            await self._cool(member, usage.cooling)
+        if wants_usage and (usage := await self._usage(headers)) is not None:
+            self._note(member, usage.quota)
+            if usage.cooling is not None or member.cooling is not None:
+                await self._cool(member, usage.cooling)
+        if wants_routing and (routing := await self._routing(headers)) is not None and routing != member.routing:
+            member.routing = routing
+            said = {"override": routing.override, "origin": routing.origin}
+            log.info("codex_account_routed", backend=self.name, account=member.name, **said)
+            if routing.refused:
+                log.warning("codex_origin_refused", backend=self.name, account=member.name, origin=routing.refused)
 
     async def reload(self) -> None:
         """Finds the accounts anew; while Redis is away those of the store stay as they were."""
@@ -345,7 +360,13 @@ class Account:
             PatchbayError: AUTHENTICATION when only signing in helps, UNAVAILABLE when it cannot be renewed now.
         """
         self._used = await self._member.current()
-        return headers_of(self._used)
+        override = self._member.routing.override
+        return headers_of(self._used) | ({OVERRIDE_HEADER: override} if override else {})
+
+    @property
+    def origin(self) -> str:
+        """Where its requests go; empty: to the backend's own origin."""
+        return self._member.routing.origin
 
     def saw(self, headers: Mapping[str, str]) -> None:
         """The headers of an answer, names in lower case."""
@@ -357,8 +378,8 @@ class Account:
         """The account is at its limit, until the error's `retry_after` has passed, or else its window has."""
         now = self._pool._clock()
         known = quotas.cooled_until(self._member.quota, now)
-        until = now + error.retry_after if error.HasField("retry_after") else known
-        await self._pool._cool(self._member, Cooling(until, error.upstream_code or "usage_limit_reached"))
+        until = quotas.sound(now + error.retry_after) if error.HasField("retry_after") else None
+        await self._pool._cool(self._member, Cooling(until or known, error.upstream_code or "usage_limit_reached"))
 
     async def unauthorized(self) -> bool:
         """The provider has refused the token; whether it is worth asking again, with new `headers`.

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from patchbay.errors import PatchbayError
 from patchbay.state.codex_limits import Cooling, Quota, Window
-from patchbay.upstream.transport import Upstream, read_all
+from patchbay.upstream.transport import Upstream
+from patchbay_codex_worker.accounts.pages import read_page
 
 USAGE_PATH = "/wham/usage"
 WINDOWS = ("primary", "secondary")
-_MAX_BYTES = 1024 * 1024
 # The end of the year 9999: a time beyond it is none.
 _LATEST = 253_402_300_799.0
 # How long an account rests that is at its limit, where nothing says how long that takes.
@@ -60,7 +59,7 @@ def from_headers(headers: Mapping[str, str], before: Quota | None, now: float) -
             continue
         resets_at = _number(headers.get(f"x-codex-{name}-reset-at"))
         if resets_at is None and (after := _number(headers.get(f"x-codex-{name}-reset-after-seconds"))) is not None:
-            resets_at = now + after
+            resets_at = sound(now + after)
         minutes = _number(headers.get(f"x-codex-{name}-window-minutes")) or 0
         windows.append(Window(name, used, int(minutes), resets_at or 0.0))
     if not windows:
@@ -70,13 +69,10 @@ def from_headers(headers: Mapping[str, str], before: Quota | None, now: float) -
 
 async def ask(upstream: Upstream, headers: Mapping[str, str], now: float) -> Usage | None:
     """What the provider says of an account's usage; None: nothing that can be read."""
+    body = await read_page(upstream, USAGE_PATH, headers)
     try:
-        async with upstream.request("GET", USAGE_PATH, headers=headers) as response:
-            body = await read_all(response, _MAX_BYTES)
-            if response.status != 200:
-                return None
-        page = _decode_page(body)
-    except (PatchbayError, msgspec.DecodeError):
+        page = _decode_page(body) if body is not None else _Page()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     limit = page.rate_limit
     if limit is None:
@@ -84,9 +80,11 @@ async def ask(upstream: Upstream, headers: Mapping[str, str], now: float) -> Usa
     windows = [
         Window(
             name,
-            _sound(window.used_percent) or 0.0,
-            int((_sound(window.limit_window_seconds) or 0) // 60),
-            _sound(window.reset_at) or (now + window.reset_after_seconds if window.reset_after_seconds > 0 else 0.0),
+            sound(window.used_percent) or 0.0,
+            int((sound(window.limit_window_seconds) or 0) // 60),
+            sound(window.reset_at)
+            or (sound(now + window.reset_after_seconds) if window.reset_after_seconds > 0 else None)
+            or 0.0,
         )
         for name, window in zip(WINDOWS, (limit.primary_window, limit.secondary_window), strict=True)
         if window is not None
@@ -105,10 +103,11 @@ def cooled_until(quota: Quota | None, now: float) -> float:
 
 def _number(text: str | None) -> float | None:
     try:
-        return _sound(float(text)) if text else None
+        return sound(float(text)) if text else None
     except ValueError:
         return None
 
 
-def _sound(number: float) -> float | None:
+def sound(number: float) -> float | None:
+    """The number, where it is one that a time, a length or a share may have: all replicas will count with it."""
     return number if math.isfinite(number) and 0 <= number < _LATEST else None
