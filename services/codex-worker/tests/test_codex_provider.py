@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from patchbay.canonical import ROLE_USER, Block, Chat, ChatEvent, Message, Text
 from patchbay.codex.login import Login
 from patchbay.dialects.openai_chat import DIALECT, OpenAIChatQuirks
-from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, QUOTA_EXCEEDED
+from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, QUOTA_EXCEEDED, UNAVAILABLE
 from patchbay.settings import SettingsError, Timeouts, load
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.connection import connect
@@ -269,6 +269,64 @@ async def test_a_token_that_is_refused_all_the_time_is_the_clients_to_know(start
     for _ in range(6):
         await running.chat()
     assert issuer.granted == 4
+
+
+async def test_what_one_accounts_tokens_are_refused_for_another_one_does(start: Start) -> None:
+    """As of a workspace that was closed, whose tokens are renewed all the same."""
+    running = await start("acc-1", "acc-2")
+    running.backend.says["acc-1"] = ("401 Unauthorized", {"detail": "Unauthorized"})
+    for number in range(6):
+        assert text_of(await running.chat(f"s{number}")) == "hello"
+    # A conversation stays where it was answered.
+    before = running.backend.accounts().count("acc-1")
+    for number in range(6):
+        await running.chat(f"s{number}")
+    assert running.backend.accounts().count("acc-1") == before
+    # With the other one at its limit, that is what to wait for.
+    running.backend.says["acc-2"] = ("429 Too Many Requests", USED_UP)
+    events = await running.chat()
+    assert events[-1].error.http_status == 429
+
+
+async def test_an_issuer_in_trouble_is_no_end_of_a_sign_in(start: Start, issuer: Issuer) -> None:
+    running = await start("acc-1", "acc-2")
+    running.backend.says["acc-1"] = ("401 Unauthorized", {"detail": "Unauthorized"})
+    issuer.answers = [(500, "down")] * 9
+    for _ in range(4):
+        assert text_of(await running.chat()) == "hello"
+    running.backend.says["acc-2"] = running.backend.says["acc-1"]
+    events = await running.chat()
+    assert (events[-1].error.code, events[-1].error.http_status) == (UNAVAILABLE, 503)
+    assert all(status.signed_in for status in running.provider.status().accounts)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"resets_at": 1e300},
+        {"resets_at": "soon", "resets_in_seconds": None},
+        {"resets_in_seconds": -1e300},
+        {"code": 7, "message": {"x": 1}},
+        {"resets_in_seconds": 10**400},
+    ],
+)
+async def test_a_limit_is_one_whatever_it_says_of_its_end(said: dict[str, object], start: Start) -> None:
+    running = await start("acc-1", "acc-2")
+    running.backend.says["acc-1"] = ("429 Too Many Requests", {"error": {"type": "usage_limit_reached", **said}})
+    for _ in range(4):
+        assert text_of(await running.chat()) == "hello"
+    status = next(one for one in running.provider.status().accounts if one.name == "1")
+    assert time.time() < status.cooling_until < time.time() + 310
+
+
+async def test_how_long_a_limit_lasts_does_not_depend_on_this_clock(start: Start) -> None:
+    running = await start("acc-1", "acc-2")
+    error = {**USED_UP["error"], "resets_at": time.time() - 3_600, "resets_in_seconds": 500}
+    running.backend.says["acc-1"] = ("429 Too Many Requests", {"error": error})
+    for _ in range(4):
+        assert text_of(await running.chat()) == "hello"
+    status = next(one for one in running.provider.status().accounts if one.name == "1")
+    assert abs(status.cooling_until - time.time() - 500) <= 2
 
 
 # -- where an account's requests go ------------------------------------------------------------------------------------

@@ -14,31 +14,19 @@ import msgspec
 import structlog
 
 from patchbay.canonical import Error, Warning
+from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dialects.openai_responses import without_reasoning
 from patchbay.errors import QUOTA_EXCEEDED, PatchbayError, make_error
 from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream
 from patchbay.upstream.transport import Response, read_all
 from patchbay_codex_worker.accounts import Account, AccountPool
+from patchbay_codex_worker.accounts.quota import sound
 
 log = structlog.get_logger(__name__)
 
 SESSION_HEADER = "session-id"
 USAGE_LIMIT = "usage_limit_reached"
 _UNREADABLE = b"invalid_encrypted_content"
-# For each account a refused token and its renewal, and once without what another account has encrypted.
-_TRIES_PER_ACCOUNT = 3
-
-
-class _Refusal(msgspec.Struct):
-    type: str | None = None
-    code: str | None = None
-    message: str | None = None
-    resets_at: float | None = None
-    resets_in_seconds: float | None = None
-
-
-class _RefusalBody(msgspec.Struct):
-    error: _Refusal
 
 
 class AccountResponse:
@@ -105,13 +93,12 @@ class AccountUpstream:
         tried: list[str] = []
         session = headers.get(SESSION_HEADER, "")
         account = await self._pool.pick(session)
-        tries, reasoning = 0, True
+        reasoning = True
         while True:
             try:
                 credential = await account.headers()
             except PatchbayError as error:
                 account = await self._another(session, tried, account, otherwise=error)
-                tries = 0
                 continue
             http = self._at(account.origin)
             async with http.request(method, path, headers={**headers, **credential}, body=body) as response:
@@ -121,30 +108,30 @@ class AccountUpstream:
                     return
                 response.finished()
                 said = await read_all(response, MAX_ERROR_BYTES)
-            tries += 1
-            if tries < _TRIES_PER_ACCOUNT:
-                if response.status == 401 and await self._has_another_token(account):
+            if response.status == 401:
+                trouble = await self._trouble(account, RESPONSES.errors.read(401, response.headers, said))
+                if trouble is not None:
+                    account = await self._another(session, tried, account, otherwise=trouble)
+                continue
+            if response.status == 400 and reasoning and _UNREADABLE in said:
+                reasoning = False
+                if body is not None and (changed := without_reasoning(body)) is not body:
+                    log.info("codex_reasoning_dropped", account=account.name)
+                    body = changed
                     continue
-                if response.status == 400 and reasoning and _UNREADABLE in said:
-                    reasoning = False
-                    if body is not None and (changed := without_reasoning(body)) is not body:
-                        log.info("codex_reasoning_dropped", account=account.name)
-                        body = changed
-                        continue
             limit = _usage_limit(said) if response.status == 429 else None
             if limit is None:
                 yield AccountResponse(response, account, said)
                 return
             await account.limited(limit)
             account = await self._another(session, tried, account)
-            tries = 0
 
-    async def _has_another_token(self, account: Account) -> bool:
+    async def _trouble(self, account: Account, refusal: Error) -> PatchbayError | None:
+        """What a refused token means for its account; None: there is another token to try."""
         try:
-            return await account.unauthorized()
-        except PatchbayError:
-            # It says so itself once it is asked for its headers.
-            return True
+            return None if await account.unauthorized() else PatchbayError(refusal)
+        except PatchbayError as error:
+            return error
 
     def _at(self, origin: str) -> HttpUpstream:
         """The backend, at an account's own origin if it has one."""
@@ -175,18 +162,31 @@ class AccountUpstream:
 def _usage_limit(body: bytes) -> Error | None:
     """The account's limit that a 429 speaks of; None: it speaks of something else."""
     try:
-        said = msgspec.json.decode(body, type=_RefusalBody).error
-    except msgspec.DecodeError:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if USAGE_LIMIT not in (said.type, said.code):
+    said = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(said, dict) or USAGE_LIMIT not in (said.get("type"), said.get("code")):
         return None
-    seconds = said.resets_at - time.time() if said.resets_at is not None else said.resets_in_seconds
+    # How long it takes is true on any clock, when it ends only on the provider's.
+    seconds, moment = _number(said.get("resets_in_seconds")), _number(said.get("resets_at"))
+    if not seconds and moment is not None:
+        seconds = moment - time.time()
+    message = said.get("message")
     return make_error(
         QUOTA_EXCEEDED,
-        said.message or "the usage limit has been reached",
+        message if isinstance(message, str) and message else "the usage limit has been reached",
         retry_after=max(1.0, seconds) if seconds is not None else None,
         upstream_code=USAGE_LIMIT,
     )
+
+
+def _number(value: object) -> float | None:
+    """A number of seconds that makes sense."""
+    try:
+        return sound(float(value)) if isinstance(value, (int, float)) else None
+    except OverflowError:
+        return None
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
