@@ -21,6 +21,7 @@ from patchbay.errors import AUTHENTICATION, QUOTA_EXCEEDED, UNAVAILABLE, Patchba
 from patchbay.settings import Timeouts, load
 from patchbay.state import keys
 from patchbay.state.codex_accounts import CodexAccounts
+from patchbay.state.codex_renewals import CodexRenewals
 from patchbay.state.connection import connect
 from patchbay.state.sealing import make_sealer
 from patchbay.testing.valkey import ValkeyProcess
@@ -303,6 +304,35 @@ async def test_a_token_that_is_still_good_goes_on_when_it_cannot_be_renewed(
     assert 0 < caught.value.error.retry_after <= 1
 
 
+async def test_what_cannot_be_renewed_early_is_not_asked_for_with_each_request(
+    pool_of: MakePool, redis: Redis, issuer: Issuer
+) -> None:
+    def tried() -> float:
+        labels = {"backend": "codex", "outcome": "later"}
+        return REGISTRY.get_sample_value("patchbay_codex_renewals_total", labels) or 0
+
+    await CodexAccounts(redis, SEALER).save("a", issuer.login(seconds=240))
+    issuer.answers = [(500, "down")]
+    pool, before = pool_of(), tried()
+    for _ in range(5):
+        await (await pool.pick("")).headers()
+    assert tried() == before + 1
+
+
+async def test_a_clock_that_is_ahead_does_not_have_each_request_renewed(
+    pool_of: MakePool, redis: Redis, issuer: Issuer, clock: Clock
+) -> None:
+    await CodexAccounts(redis, SEALER).save("a", issuer.login())
+    clock.now += 7_200
+    pool, other = pool_of(), pool_of()
+    tokens = {(await (await one.pick("")).headers())["authorization"] for one in (pool, pool, other, pool)}
+    assert len(tokens) == 1
+    assert issuer.granted == 1
+    clock.now += 61
+    await (await pool.pick("")).headers()
+    assert issuer.granted == 2
+
+
 async def test_a_refused_token_is_renewed_once_and_the_request_sent_again(
     pool_of: MakePool, three: dict[str, Login], issuer: Issuer, clock: Clock
 ) -> None:
@@ -360,6 +390,53 @@ async def test_a_sign_in_that_has_ended_is_said_and_the_others_go_on(
     await CodexAccounts(redis, SEALER).save("a", issuer.login("acc-a"))
     await pool.reload()
     assert set(await shares(pool, 12)) == {"a", "b", "c"}
+
+
+async def ended(pool: AccountPool, name: str) -> None:
+    """Has the account's sign-in refused for good."""
+    account = (await named(pool))[name]
+    await account.headers()
+    with pytest.raises(PatchbayError):
+        await account.unauthorized()
+    assert not _status(pool, name).signed_in
+
+
+async def test_what_was_called_over_by_mistake_comes_back(
+    pool_of: MakePool, three: dict[str, Login], issuer: Issuer, redis: Redis, clock: Clock
+) -> None:
+    pool = pool_of(accounts=["a"])
+    issuer.answers = [(401, "a proxy's word")]
+    await ended(pool, "a")
+    # The issuer is not asked again before an hour has passed.
+    for _ in range(3):
+        clock.now += 301
+        await pool.look()
+    assert len(issuer.spent) == 1
+    assert not pool.signed_in
+    [key] = await redis.keys("pb:{codex-renewal:*")
+    await redis.hset(key, "failed_until", "0")
+    clock.now += 301
+    await pool.look()
+    assert pool.signed_in
+    assert issuer.granted == 1
+    assert (await (await pool.pick("")).headers())["chatgpt-account-id"] == "acc-a"
+
+
+async def test_who_was_refused_since_another_one_was_slow_to_say_what_it_got_takes_that(
+    pool_of: MakePool, issuer: Issuer, redis: Redis, clock: Clock, tmp_path: Path
+) -> None:
+    """The other one has a copy of the sign-in on a machine of its own."""
+    login = issuer.login()
+    put(tmp_path / ".codex" / "auth.json", login)
+    pool = pool_of()
+    issuer.answers = [(401, {"error": {"code": "refresh_token_reused"}})]
+    await ended(pool, str(tmp_path / ".codex" / "auth.json"))
+    newer = issuer.login()
+    await CodexRenewals(redis, SEALER).done(login, "slow", newer)
+    clock.now += 301
+    await pool.look()
+    assert (await (await pool.pick("")).headers())["authorization"] == f"Bearer {newer.access_token}"
+    assert len(issuer.spent) == 1
 
 
 async def test_a_codex_cli_goes_on_with_a_sign_in_that_was_imported(

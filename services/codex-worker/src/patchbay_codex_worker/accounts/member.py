@@ -26,6 +26,11 @@ _PATIENCE_SECONDS = 3.0
 # at once, and one more each so many seconds.
 _MOST_RECOVERIES = 4.0
 _RECOVERY_SECONDS = 30.0
+# An early renewal that failed is not tried again before, and a sign-in that has ended not asked for again.
+_EARLY_SECONDS = 5.0
+_AGAIN_SECONDS = 300.0
+# A token that was got so recently is used, whatever this machine's clock says of its end.
+_FRESH_SECONDS = 60.0
 
 
 class Member:
@@ -59,6 +64,10 @@ class Member:
         # The sign-in whose renewal requests have waited for, and until when they do, on the loop's clock.
         self._waited_for = ""
         self._wait_until = 0.0
+        # When an early renewal may be tried next, on the loop's clock.
+        self._early_at = 0.0
+        # When to ask again for a sign-in that has ended.
+        self._again_at = 0.0
         # The sign-in that was last renewed because it was refused, and how many more may be.
         self._recovered = ""
         self._recoveries = _MOST_RECOVERIES
@@ -112,6 +121,19 @@ class Member:
         except PatchbayError as error:
             log.warning("codex_copy_not_renewed", account=self.name, error=error.error.message)
 
+    async def look_again(self) -> None:
+        """Asks again, now and then, whether a sign-in has ended: who renewed it may have been slow to say so.
+
+        The issuer itself is only asked where nothing is known any more of its refusal; see `CodexRenewals`.
+        """
+        if self.login is None or not self.trouble or self._clock() < self._again_at:
+            return
+        self._again_at = self._clock() + _AGAIN_SECONDS
+        try:
+            self.take(await self._renewer.renew(self.place, self.login, "proactive_expiry"))
+        except (SignInMissing, RenewalFailed) as error:
+            log.debug("codex_still_ended", account=self.name, error=str(error))
+
     async def current(self) -> Login:
         """Its sign-in, renewed when that is due.
 
@@ -119,18 +141,23 @@ class Member:
             PatchbayError: AUTHENTICATION when only signing in helps, UNAVAILABLE when it cannot be renewed now.
         """
         login = self._signed_in()
-        if not login.is_due(self._clock()):
+        if not login.is_due(self._clock()) or 0 <= self._clock() - login.last_refresh < _FRESH_SECONDS:
             return login
         if login.expires_at <= self._clock():
             return await self._renewed(login, "proactive_expiry")
         # It is good for some minutes: whatever goes wrong now is no reason to fail, nor to wait for long.
-        task = self._renewer.start(self.place, login, "proactive_expiry")
         now = asyncio.get_running_loop().time()
+        if now < self._early_at:
+            return login
+        task = self._renewer.start(self.place, login, "proactive_expiry")
         if self._waited_for != login.fingerprint:
             self._waited_for, self._wait_until = login.fingerprint, now + _PATIENCE_SECONDS
         await asyncio.wait((task,), timeout=max(0.0, self._wait_until - now))
-        if task.done() and not task.cancelled() and task.exception() is None:
-            self.take(task.result())
+        if task.done() and not task.cancelled():
+            if task.exception() is None:
+                self.take(task.result())
+            else:
+                self._early_at = asyncio.get_running_loop().time() + _EARLY_SECONDS
         return self._signed_in()
 
     async def refused(self, used: Login) -> bool:
@@ -165,7 +192,7 @@ class Member:
         try:
             self.take(await self._renewer.renew(self.place, login, reason))
         except SignInMissing as error:
-            self.trouble = str(error)
+            self.trouble, self._again_at = str(error), self._clock() + _AGAIN_SECONDS
         except RenewalFailed as error:
             message = "the token of this backend's ChatGPT account cannot be renewed now"
             raise PatchbayError(make_error(UNAVAILABLE, message, retry_after=error.retry_after)) from error

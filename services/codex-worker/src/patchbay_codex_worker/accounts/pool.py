@@ -124,8 +124,7 @@ class AccountPool:
                 self._unsaid = {**unsaid, **self._unsaid}
         await self._read_limits()
         for member in list(self._members.values()):
-            if member.usable:
-                await self._ask(member)
+            await (self._ask(member) if member.usable else member.look_again())
         await self._share()
         self._gauge()
 
