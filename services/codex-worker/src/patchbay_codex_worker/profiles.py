@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from urllib.parse import urlsplit
+
 from patchbay.dialects.openai_responses import CHATGPT, DIALECT, OpenAIResponsesQuirks
 from patchbay.upstream.profile import Profile
 
+_OPENAI = "api.openai.com"
 # The Codex CLI that the backend is told of where the client is none, and asked for the models of.
 _VERSION = "0.169.0"
 
@@ -60,3 +64,11 @@ OPENAI_RESPONSES = Profile(
     ),
     owned_by="openai",
 )  # fmt: skip
+
+
+def openai_responses(base_url: str) -> Profile[OpenAIResponsesQuirks]:
+    """What the server at this URL is like, which may be another one than OpenAI's."""
+    host = urlsplit(base_url).hostname or ""
+    if host == _OPENAI or host.endswith(f".{_OPENAI}"):
+        return OPENAI_RESPONSES
+    return replace(OPENAI_RESPONSES, quirks=replace(OPENAI_RESPONSES.quirks, message_metadata=False))

@@ -6,7 +6,7 @@ from patchbay.settings import Backend, Settings
 from patchbay.upstream.provider import HttpProvider
 from patchbay.worker.runtime import Shared
 from patchbay.worker.service import Provider
-from patchbay_codex_worker.profiles import CODEX, OPENAI_RESPONSES
+from patchbay_codex_worker.profiles import CODEX, openai_responses
 from patchbay_codex_worker.provider import CodexProvider
 
 
@@ -22,4 +22,4 @@ def build(settings: Settings, shared: Shared) -> list[Provider]:
 def _provider(backend: Backend, settings: Settings, shared: Shared) -> Provider:
     if backend.kind == "codex":
         return CodexProvider(backend, CODEX, settings, shared)
-    return HttpProvider(backend, OPENAI_RESPONSES)
+    return HttpProvider(backend, openai_responses(backend.base_url))

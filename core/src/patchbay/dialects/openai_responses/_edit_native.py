@@ -14,6 +14,7 @@ from patchbay.dialects.base import NativeEdit
 from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_array, load_object
 from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_responses._item_rules import (
+    MESSAGE_METADATA,
     NOTHING,
     fit_fields,
     fit_schema,
@@ -156,7 +157,7 @@ class _Edit:
             part: Object = {"type": b'"input_text"', "text": value}
             item: Object = {"type": b'"message"', "role": b'"user"', "content": dump_array([dump_object(part)])}
             changed["input"] = dump_array([dump_object(item)])
-        elif value.startswith(b"[") and (self._has_item_rules() or MARK_IN_JSON in value):
+        elif value.startswith(b"[") and (self._has_item_rules(value) or MARK_IN_JSON in value):
             self._edit(changed, "input", self._item)
         if self._quirks.parallel_without_tools or "parallel_tool_calls" not in self._fields:
             return
@@ -164,11 +165,12 @@ class _Edit:
         if self._fields.get("tools", b"[]") in (b"[]", b"null") and b'"additional_tools"' not in value:
             self.removed.add("parallel_tool_calls")
 
-    def _has_item_rules(self) -> bool:
+    def _has_item_rules(self, items: bytes) -> bool:
         quirks = self._quirks
-        return not (quirks.keeps_answers and quirks.system_role and quirks.message_metadata) or bool(
-            quirks.unsupported_part_fields
-        )
+        if not (quirks.keeps_answers and quirks.system_role) or quirks.unsupported_part_fields:
+            return True
+        # A search of the text costs far less than to read it, and only Codex makes such notes.
+        return not quirks.message_metadata and MESSAGE_METADATA.encode() in items
 
     def _edit(self, changed: Object, name: str, fit: Callable[[bytes], bytes | None]) -> None:
         """Edits the entries of an array; one that `fit` gives nothing for is left out."""

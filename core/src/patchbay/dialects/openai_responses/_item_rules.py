@@ -19,7 +19,7 @@ _ID_PREFIXES = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctc",
 }
-_MESSAGE_METADATA = "internal_chat_message_metadata_passthrough"
+MESSAGE_METADATA = "internal_chat_message_metadata_passthrough"
 # What a call's id may not be: empty.
 NOTHING = re.compile(r"(?!)")
 
@@ -34,7 +34,7 @@ def fit_fields(fields: Object, kind: str, quirks: OpenAIResponsesQuirks, *, keep
     if "id" in fields and not keeps_ids and not _may_be_id(fields["id"], kind, quirks):
         del fields["id"]
     if not quirks.message_metadata:
-        fields.pop(_MESSAGE_METADATA, None)
+        fields.pop(MESSAGE_METADATA, None)
     changed = len(fields) != before
     if fields.get("role") == b'"system"' and not quirks.system_role:
         fields["role"] = b'"developer"'
