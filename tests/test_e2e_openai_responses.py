@@ -396,6 +396,31 @@ def test_an_account_at_its_limit_is_nobodys_trouble_until_all_are(upstream: Stan
         assert 500 < int(answer.headers["retry-after"]) <= 600
 
 
+def test_an_account_of_a_region_says_so_and_another_one_does_not(upstream: StandinProcess, tmp_path: Path) -> None:
+    upstream.reset()
+    config = config_for(upstream, tmp_path, "free", "bound", kinds=("chatgpt",))
+    upstream.account("bound", Account(routing="us_cr"))
+    model = scripted(upstream, "chatgpt", Script(text="Fine."))
+    with ValkeyProcess() as valkey, Cluster(config, redis_url=valkey.url, kinds=("codex-worker",)) as running:
+
+        def both_were_asked() -> bool:
+            asked = [one for one in upstream.requests() if one.path.endswith("/wham/accounts/check") and one.ended]
+            return len(asked) == 2
+
+        wait_until(both_were_asked, what="where each account's requests go")
+        for number in range(6):
+            body = {"model": model, "input": "Hi"}
+            # What a client says of it counts for nothing.
+            headers = {"session-id": f"s{number}", "x-openai-account-routing-override": "us"}
+            assert httpx.post(f"{running.url}/v1/responses", json=body, headers=headers, timeout=20).status_code == 200
+        said = {
+            (one.headers["chatgpt-account-id"], one.headers.get("x-openai-account-routing-override"))
+            for one in upstream.requests()
+            if one.method == "POST" and one.path == "/backend-api/codex/responses"
+        }
+    assert said == {("acc-free", None), ("acc-bound", "us_cr")}
+
+
 @pytest.fixture
 def worn(upstream: StandinProcess, tmp_path: Path) -> Iterator[tuple[Cluster, ValkeyProcess, str]]:
     """Three replicas with an account whose tokens are refused from now on, their Redis, and a model."""
