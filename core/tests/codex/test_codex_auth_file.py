@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import stat
@@ -164,6 +165,18 @@ async def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotKept, match="cannot be written"):
         async with AuthFile(link).exclusive(1):
             raise AssertionError("there is nothing to hold")
+
+
+async def test_where_nothing_can_be_locked_nothing_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system without locks."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(NotKept, match="cannot be locked: No locks available"):
+        async with AuthFile(path).exclusive(1):
+            raise AssertionError("nobody holds it")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")

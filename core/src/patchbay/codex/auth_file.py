@@ -57,7 +57,7 @@ class AuthFile:
             raise NotKept(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             give_up_at = asyncio.get_running_loop().time() + seconds
-            while not _locked(descriptor):
+            while not self._locked(descriptor):
                 if asyncio.get_running_loop().time() >= give_up_at:
                     raise PlaceBusy(f"another process holds {self.path}")
                 await asyncio.sleep(_LOCK_POLL_SECONDS)
@@ -70,6 +70,16 @@ class AuthFile:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = target.with_name(f".{target.name}.patchbay-lock")
         return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _locked(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # Some network file systems have no locks.
+            raise NotKept(f"{self.path} cannot be locked: {error.strerror}") from error
+        return True
 
     def _target(self) -> Path:
         """Where the name is a link, what it leads to: that is locked, replaced and removed. Raises OSError."""
@@ -165,14 +175,6 @@ def _give_to_owner_of(there: Path, descriptor: int) -> None:
     with suppress(OSError):
         owner = there.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _text(tokens: object, name: str) -> str:

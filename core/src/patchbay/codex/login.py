@@ -11,6 +11,7 @@ import hashlib
 import math
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -52,6 +53,8 @@ class Claims:
 _decode_claims = msgspec.json.Decoder(_Claims).decode
 
 
+# Each request asks some of it.
+@lru_cache(maxsize=256)
 def claims_of(token: str) -> Claims:
     """What a token says; nothing when it is no JWT."""
     parts = token.split(".")
