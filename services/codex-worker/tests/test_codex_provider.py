@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,7 @@ class Backend:
         refused: Tokens that are refused.
         says: Status and body for an account.
         unreadable: What a body with this in it is refused for.
+        within: What an account answers instead of `frames`.
         seen: Each request: account, token and body.
     """
 
@@ -72,6 +74,7 @@ class Backend:
     unreadable: bytes = b"\0"
     headers: tuple[str, ...] = ()
     frames: list[bytes] = field(default_factory=lambda: list(ANSWER))
+    within: dict[str, list[bytes]] = field(default_factory=dict)
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     async def __call__(self, visit: Visit) -> None:
@@ -95,7 +98,7 @@ class Backend:
         else:
             # As the real one, without a content type.
             await visit.say_head("transfer-encoding: chunked", "connection: close", *self.headers)
-            for frame in self.frames:
+            for frame in self.within.get(account, self.frames):
                 await visit.say_chunk(frame)
             await visit.say(b"0\r\n\r\n")
 
@@ -213,18 +216,33 @@ async def test_a_limit_of_another_kind_is_the_clients_to_know(start: Start) -> N
     assert not any(status.cooling_until for status in running.provider.status().accounts)
 
 
+LIMIT_WITHIN = b'data: {"error": {"code": "usage_limit_reached", "message": "The usage limit has been reached"}}\n\n'
+
+
 async def test_a_limit_that_comes_within_an_answer_counts_for_the_next_request(start: Start) -> None:
     running = await start("acc-1", "acc-2")
-    running.backend.frames = [
-        b'data: {"error": {"code": "usage_limit_reached", "message": "The usage limit has been reached"}}\n\n'
-    ]
+    running.backend.frames = [ANSWER[0], LIMIT_WITHIN]
     events = await running.chat()
+    assert text_of(events)
     assert events[-1].HasField("error")
     running.backend.frames = list(ANSWER)
     for _ in range(4):
         assert text_of(await running.chat()) == "hello"
     first, *others = running.backend.accounts()
     assert first not in others
+
+
+async def test_a_limit_in_place_of_an_answers_content_is_seen_by_no_client(start: Start) -> None:
+    running = await start("acc-1", "acc-2", "acc-3")
+    running.backend.within = {"acc-1": [chunk(), LIMIT_WITHIN], "acc-3": [LIMIT_WITHIN]}
+    for _ in range(6):
+        assert text_of(await running.chat()) == "hello"
+    asked = Counter(running.backend.accounts())
+    assert (asked["acc-1"] <= 1, asked["acc-2"], asked["acc-3"] <= 1) == (True, 6, True)
+    running.backend.within["acc-2"] = [LIMIT_WITHIN]
+    [*_, last] = await running.chat()
+    assert (last.error.code, last.error.upstream_code) == (QUOTA_EXCEEDED, "usage_limit_reached")
+    assert len(running.backend.accounts()) <= 9
 
 
 async def test_a_refused_token_is_renewed_and_the_client_sees_nothing(start: Start, issuer: Issuer) -> None:

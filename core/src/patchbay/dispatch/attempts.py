@@ -154,7 +154,7 @@ class Attempts:
             first: list[ChatEvent] = []
             async for window in call:
                 first += window.events
-                verdict = _judge(window.events)
+                verdict = judge(window.events)
                 if isinstance(verdict, Error):
                     return UpstreamFailure(verdict, first)
                 if verdict:
@@ -217,8 +217,8 @@ def _may_do_elsewhere(error: Error) -> bool:
     return error.retryable or error.code == QUOTA_EXCEEDED
 
 
-def _judge(events: Sequence[ChatEvent]) -> Error | bool:
-    """An error, or whether something meaningful has come; the events after the first such one do not matter."""
+def judge(events: Sequence[ChatEvent]) -> Error | bool:
+    """An error, or whether something meaningful has come: from there on no other answer may take its place."""
     for event in events:
         kind = event.WhichOneof("event")
         if kind == "error":

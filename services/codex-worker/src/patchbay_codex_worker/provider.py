@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from patchbay.canonical import ChatEvent
+from patchbay.dispatch.attempts import judge
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Backend, Settings, SettingsError
 from patchbay.upstream.http import HttpUpstream
@@ -36,6 +37,14 @@ class _ModelInfo(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     models: list[_ModelInfo]
+
+
+class _AtLimit(Exception):
+    """The account that was asked is at its limit, and nothing of an answer has come; `events` say so."""
+
+    def __init__(self, events: list[ChatEvent]) -> None:
+        super().__init__()
+        self.events = events
 
 
 class CodexProvider(HttpProvider[Quirks]):
@@ -75,19 +84,44 @@ class CodexProvider(HttpProvider[Quirks]):
             # The same for a conversation wherever it is answered; the client's own name for it stays here.
             named = f"{request.caller.key_id}\0{request.session_id}"
             request.headers[SESSION_HEADER] = str(uuid.uuid5(uuid.NAMESPACE_OID, named))
-        async with aclosing(super().chat(request)) as answer:
-            async for events in answer:
-                yield events
+        # Each account says once at most that it is at its limit: then it rests, and another one is asked.
+        said: list[ChatEvent] = []
+        for _ in range(len(self._pool.statuses()) + 1):
+            try:
+                async with aclosing(super().chat(request)) as answer:
+                    async for events in answer:
+                        yield events
+            except _AtLimit as limit:
+                said = limit.events
+            else:
+                return
+        yield said
 
     async def _answer(self, response: Response, prepared: Prepared) -> AsyncGenerator[list[ChatEvent], None]:
+        """As every answer, held back until it says something: until then another account's may take its place.
+
+        Raises:
+            _AtLimit: The account is at its limit, which the provider may say in an answer that seemed to begin well.
+        """
+        held: list[ChatEvent] = []
+        begun = False
         async with aclosing(super()._answer(response, prepared)) as answer:
             async for events in answer:
                 error = events[-1].error if events[-1].HasField("error") else None
-                # Within an answer that began well it is too late for another account, but the next request is not.
                 if error is not None and error.upstream_code == USAGE_LIMIT and response.status < 300:
                     assert isinstance(response, AccountResponse)
                     await response.account.limited(error)
-                yield events
+                    if not begun and judge(events) is not True:
+                        raise _AtLimit([*held, *events])
+                if begun:
+                    yield events
+                    continue
+                held += events
+                if judge(events):
+                    begun = True
+                    yield held
+        if not begun and held:
+            yield held
 
     def _prepare(self, request: ChatRequest) -> Prepared:
         prepared = super()._prepare(request)
