@@ -310,6 +310,20 @@ def test_the_claude_program_on_an_upstream_of_this_api(
     assert "ultramarine" in json.dumps(result["output"])
 
 
+def test_codex_is_told_of_models_as_its_own_provider_tells_it(cluster: Cluster, upstream: StandinProcess) -> None:
+    models = httpx.get(f"{cluster.url}/codex/models", params={"client_version": "0.169.0"}, timeout=20).json()["models"]
+    tokens = upstream.sign_in("work")
+    headers = {"authorization": f"Bearer {tokens.access_token}", "chatgpt-account-id": tokens.account_id}
+    url = f"{upstream.url}/backend-api/codex/models"
+    own = httpx.get(url, params={"client_version": "0.169.0"}, headers=headers, timeout=20).json()["models"]
+    theirs = {model["slug"]: model for model in own}
+    listed = [model for model in models if model["slug"].removeprefix("chatgpt/") in theirs]
+    assert len(listed) >= 3
+    for model in listed:
+        name = model["slug"].removeprefix("chatgpt/")
+        assert model == theirs[name] | {"slug": model["slug"], "priority": model["priority"]}
+
+
 @pytest.mark.parametrize("backend", ["chatgpt", "platform"])
 def test_another_model_than_asked_for_is_no_header(
     client: openai.OpenAI, upstream: StandinProcess, backend: str

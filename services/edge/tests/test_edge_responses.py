@@ -13,7 +13,7 @@ import pytest
 from patchbay.canonical import ChatEvent, Finished
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.testing.worker import BLOCK, FINISHED, STARTED, ScriptedWorker, Step, answer, native, text
-from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensResponse
+from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensResponse, Model
 
 StartEdge = Callable[..., AbstractAsyncContextManager]
 Json = dict[str, Any]
@@ -333,6 +333,14 @@ async def test_the_model_list_that_codex_takes(start_edge: StartEdge, path: str)
         assert all(required <= model.keys() for model in listed["models"])
         plain = (await running.client.get(path)).json()
         assert [model["id"] for model in plain["data"]] == [model["slug"] for model in listed["models"]]
+
+
+async def test_what_the_provider_tells_codex_of_a_model_codex_is_told(start_edge: StartEdge) -> None:
+    told = {"slug": "gpt-6.1-sol", "priority": 7, "tool_mode": "code", "context_window": 272000, "upgrade": None}
+    model = Model(id="gpt-6.1-sol", backend="a", codex_json=json.dumps(told))
+    async with start_edge(ScriptedWorker([answer("x")], models=[model])) as running:
+        listed = (await running.client.get("/v1/models", params={"client_version": "0.169.0"})).json()
+        assert listed == {"models": [told | {"priority": 0}]}
 
 
 @pytest.mark.parametrize(

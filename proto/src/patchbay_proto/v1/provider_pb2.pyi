@@ -334,6 +334,7 @@ class Model(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     OWNED_BY_FIELD_NUMBER: _builtins.int
+    CODEX_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     display_name: _builtins.str
     created: _builtins.int
@@ -341,6 +342,8 @@ class Model(_message.Message):
     backend: _builtins.str
     owned_by: _builtins.str
     """Who offers it, for example `openai`."""
+    codex_json: _builtins.str
+    """How Codex is told of it by the ChatGPT backend, one JSON object; empty: it is not."""
     def __init__(
         self,
         *,
@@ -349,10 +352,11 @@ class Model(_message.Message):
         created: _builtins.int = ...,
         backend: _builtins.str = ...,
         owned_by: _builtins.str = ...,
+        codex_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "created", b"created", "display_name", b"display_name", "id", b"id", "owned_by", b"owned_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "codex_json", b"codex_json", "created", b"created", "display_name", b"display_name", "id", b"id", "owned_by", b"owned_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

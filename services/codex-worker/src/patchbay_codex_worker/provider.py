@@ -36,7 +36,10 @@ class _ModelInfo(msgspec.Struct):
 
 
 class _Models(msgspec.Struct):
-    models: list[_ModelInfo]
+    models: list[msgspec.Raw]
+
+
+_decode_info = msgspec.json.Decoder(_ModelInfo).decode
 
 
 class _AtLimit(Exception):
@@ -139,14 +142,19 @@ class CodexProvider(HttpProvider[Quirks]):
                 raise PatchbayError(await self._read_error(response))
             try:
                 listed = msgspec.json.decode(await read_all(response, _MAX_LIST_BYTES), type=_Models).models
-            except msgspec.DecodeError as error:
+                models = [(raw, _decode_info(raw)) for raw in listed]
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise PatchbayError(make_error(UPSTREAM, "the upstream's model list cannot be read")) from error
-        owned_by = self._profile.owned_by
-        return [
-            Model(id=model.slug, display_name=model.display_name or "", backend=self.name, owned_by=owned_by)
-            for model in listed
-            if model.visibility != "hide"
-        ]
+        return [self._listed(raw, info) for raw, info in models if info.visibility != "hide"]
+
+    def _listed(self, raw: msgspec.Raw, info: _ModelInfo) -> Model:
+        return Model(
+            id=info.slug,
+            display_name=info.display_name or "",
+            backend=self.name,
+            owned_by=self._profile.owned_by,
+            codex_json=bytes(raw).decode(),
+        )
 
 
 def _text_of(backend: str, path: Path | None) -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+import msgspec
+
 from patchbay.dispatch.picking import Picker
 from patchbay.dispatch.routing import Router
 from patchbay.dispatch.transport import Connections
@@ -132,12 +134,18 @@ _CODEX_EFFORTS = {
 }
 
 
+_decode_fields = msgspec.json.Decoder(dict[str, object]).decode
+
+
 def codex_list(models: Sequence[Model]) -> dict[str, object]:
     """What the Codex CLI takes for a model list. It refuses the whole list for one entry that lacks a field."""
     return {"models": [_codex_model(model, priority) for priority, model in enumerate(models)]}
 
 
 def _codex_model(model: Model, priority: int) -> dict[str, object]:
+    if model.codex_json:
+        # What the provider itself tells Codex: its prompt, its tools, its limits.
+        return {**_decode_fields(model.codex_json), "slug": model.id, "priority": priority}
     return {
         "slug": model.id,
         "display_name": model.display_name or model.id,
