@@ -65,7 +65,7 @@ def test_what_was_said_comes_before_what_is_said_now() -> None:
     assert request.written(request.items, goes_on=True) is request.body
     body = request.written([b'{"a" :  1}', b"2", *request.items], goes_on=False)
     said = b'[{"a" :  1},2,{"type":"message","role":"user","content":"Thanks!"}]'
-    assert body == b'{"previous_response_id" : null, "input" : ' + said + b', "model": "m"}'
+    assert body == b'{"previous_response_id":null,"input":' + said + b',"model":"m"}'
 
 
 def test_a_request_without_input_goes_on_with_nothing_new() -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from patchbay.dialects.json_text import dump_object
 from patchbay.dialects.native import set_top_level
 from patchbay.errors import InvalidRequest
 
@@ -47,6 +48,7 @@ class _Item(msgspec.Struct):
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_parts = msgspec.json.Decoder(list[_Part]).decode
@@ -77,11 +79,14 @@ class ResponsesBody:
             fields: More fields to set, each as JSON.
         """
         changed = dict(fields)
-        if items != self.items:
-            changed["input"] = b"[" + b",".join(items) + b"]"
         if self.previous_response_id is not None and not goes_on:
             changed["previous_response_id"] = b"null"
-        return set_top_level(self.body, changed) if changed else self.body
+        if items == self.items:
+            return set_top_level(self.body, changed) if changed else self.body
+        # The client's own body is short, what comes before it may be long: that is put in last, and not read again.
+        whole = {name: bytes(value) for name, value in _decode_fields(self.body).items()} | changed
+        whole["input"] = b"[" + b",".join(items) + b"]"
+        return dump_object(whole)
 
     def repeated(self, kept: Sequence[bytes]) -> int:
         """How many of the first items only repeat what is kept: all of it, or else none is said to."""
@@ -140,7 +145,7 @@ def read_body(body: bytes, *, takes_messages: bool = False) -> ResponsesBody:
 
 
 def _renamed(body: bytes) -> bytes:
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields = _decode_fields(body)
     renamed = {"input" if name == "messages" else name: value for name, value in fields.items() if name != "input"}
     return msgspec.json.encode(renamed)
 
