@@ -204,6 +204,33 @@ def test_a_conversation_is_compacted(client: openai.OpenAI, upstream: StandinPro
     assert last.count("Where is the key?") == 2
 
 
+@pytest.mark.parametrize("backend", ["chatgpt", "platform"])
+def test_a_tool_with_a_long_name_is_called_by_it(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
+    tool = WEATHER | {"name": "mcp__weather__" + "station_" * 10}
+    arguments: Json = {"input": "How is it?", "tools": [tool], "parallel_tool_calls": False}
+    model = scripted(upstream, backend, Script(text="Let me see."))
+    client.responses.create(model=model, **arguments)
+    told = _body_of(upstream)["tools"][0]["name"]
+    assert len(told) <= 64
+    call = ToolCall(name=told, input={"city": "Lisbon"}, id="call_weather")
+    model = scripted(upstream, backend, Script(blocks=[call]), "calls-standin")
+    with client.responses.stream(model=model, **arguments) as stream:
+        said = stream.get_final_response().output[-1]
+    assert (said.type, said.name) == ("function_call", tool["name"])
+    result = {"type": "function_call_output", "call_id": said.call_id, "output": "Sunny"}
+    called = {name: value for name, value in said.to_dict().items() if name != "parsed_arguments"}
+    arguments["input"] = [{"role": "user", "content": "How is it?"}, called, result]
+    model = scripted(upstream, backend, Script(text="Sunny."), "last-standin")
+    assert client.responses.create(model=model, **arguments).output_text == "Sunny."
+    assert told in [item.get("name") for item in _body_of(upstream)["input"]]
+
+
+def _body_of(upstream: StandinProcess) -> Json:
+    body = upstream.requests()[-1].body
+    assert isinstance(body, dict)
+    return body
+
+
 @ALL
 def test_over_a_websocket(client: openai.OpenAI, upstream: StandinProcess, backend: str) -> None:
     model = scripted(upstream, backend, Script(text="Seven."))

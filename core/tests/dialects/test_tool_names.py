@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchbay.canonical import CustomTool, FunctionTool, Tool
-from patchbay.dialects.tool_names import ClientTool, ToolNames, UpstreamTool
+from patchbay.dialects.tool_names import ClientTool, ToolNames, UpstreamTool, has_longer_name
 
 ALLOWED = re.compile("[a-zA-Z0-9_-]{1,64}")
 FORBIDDEN = re.compile("[^a-zA-Z0-9_-]")
@@ -86,3 +86,20 @@ def test_no_two_tools_are_called_the_same(tools: list[Tool], has_custom: bool, h
         # What the answer's reader makes of the name.
         assert names.changed.get(upstream.name, ClientTool(upstream.name, upstream.namespace)) == client
         assert of_client.setdefault(upstream, client) == client
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('{"name":"abcd"}', False),
+        ('{"name":"abcde"}', True),
+        ('{"tools":[{"name":"a"},{"function":{ "name" :\n "abcde"}}]}', True),
+        ('{"text":"\\"name\\":\\"abcdefgh\\""}', False),
+        ('{"name":"\\u00e9\\u00e9"}', False),
+        ('{"name":"\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9"}', True),
+        ('{"name":7,"filename":"abcdefgh"}', False),
+        ('{"name":{"name":"abcde"}}', True),
+    ],
+)
+def test_whether_a_body_has_a_name_that_is_too_long(body: str, expected: bool) -> None:
+    assert has_longer_name(body.encode(), 4) is expected

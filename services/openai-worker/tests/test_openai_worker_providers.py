@@ -136,6 +136,21 @@ async def test_a_native_body_goes_as_it_is() -> None:
     assert kinds(events)[-1] == "finished"
 
 
+async def test_a_native_body_with_names_that_are_too_long_is_written_anew() -> None:
+    name = "mcp__server__" + "tool_" * 20
+    tool = {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+    body = json.dumps({"model": "m", "stream": False, "messages": [{"role": "user", "content": "hi"}], "tools": [tool]})
+    request = ChatRequest(backend="x", native=NativeRequest(dialect="openai_chat", body=body.encode()))
+    async with provider(streams(*STREAM)) as (built, served):
+        events = await chat(built, request)
+        sent = json.loads(served.visits[0].body)
+    told = sent["tools"][0]["function"]["name"]
+    assert len(told) <= 64
+    assert told.startswith("mcp__server__")
+    assert (sent["model"], sent["stream"]) == ("m", True)
+    assert "".join(event.text_delta.text for event in events) == "hello"
+
+
 @pytest.mark.parametrize(("kind", "dialect"), [("codebuddy", "openai_chat"), ("openai", "anthropic")])
 async def test_a_native_body_for_another_is_refused(kind: str, dialect: str) -> None:
     native = NativeRequest(dialect=dialect, body=b"{}")

@@ -41,6 +41,9 @@ class NativeEdit:
     hide_usage: bool = False
     # What the upstream would have refused, and was left out.
     warnings: tuple[Warning, ...] = ()
+    # The upstream may not be told of tools by the client's names: the request is to be read and written anew, and its
+    # answer then names them as the client does.
+    is_unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from patchbay.canonical import Tool
 
 _DIGEST_LENGTH = 8
@@ -28,6 +30,23 @@ def fitted(text: str, maximum: int | None = None, forbidden: re.Pattern[str] | N
     if maximum is not None:
         text = text[: maximum - _DIGEST_LENGTH - 1]
     return f"{text}_{digest}"
+
+
+_NAME = b'"name"'
+_VALUE = re.compile(rb'\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+
+
+def has_longer_name(body: bytes, maximum: int) -> bool:
+    """Whether a field `name` anywhere in a JSON text is longer than `maximum` characters."""
+    position = body.find(_NAME)
+    while position >= 0:
+        value = _VALUE.match(body, position + len(_NAME))
+        if value is not None and len(value[1]) > maximum:
+            name = msgspec.json.decode(body[value.start(1) - 1 : value.end(1) + 1], type=str)
+            if len(name) > maximum:
+                return True
+        position = body.find(_NAME, position + len(_NAME))
+    return False
 
 
 class ClientTool(NamedTuple):

@@ -12,6 +12,7 @@ import msgspec
 
 from patchbay.canonical import Chat, ChatEvent, Error, Head, Warning
 from patchbay.dialects.base import ReadOptions
+from patchbay.dialects.native import read_head
 from patchbay.errors import INVALID_REQUEST, UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Backend
 from patchbay.upstream.credentials import auth_headers
@@ -137,9 +138,12 @@ class HttpProvider(Generic[Quirks]):
     def _prepare(self, request: ChatRequest) -> Prepared:
         if request.WhichOneof("payload") == "native":
             return self._prepare_native(request)
+        return self._prepare_chat(request.chat, request.model)
+
+    def _prepare_chat(self, chat: Chat, model: str) -> Prepared:
         # The upstream always streams, whatever the client wants: the idle timer then sees that it is alive.
-        request.chat.stream = True
-        written = self._dialect.write_request(request.chat, request.model, self._profile.quirks)
+        chat.stream = True
+        written = self._dialect.write_request(chat, model, self._profile.quirks)
         self._check_warnings(written.warnings)
         warnings = (*written.warnings, *written.notes)
         return Prepared(written.body, warnings, ReadOptions(names=written.names))
@@ -148,6 +152,9 @@ class HttpProvider(Generic[Quirks]):
         native = request.native
         self._check_native(native.dialect)
         edit = self._dialect.edit_native(native.body, request.model or None, self._profile.quirks)
+        if edit.is_unfit:
+            model = request.model or read_head(native.body).model
+            return self._prepare_chat(self._dialect.read_request(native.body), model)
         self._check_warnings(edit.warnings)
         return Prepared(edit.body, edit.warnings, ReadOptions(native=True, hide_usage=edit.hide_usage))
 

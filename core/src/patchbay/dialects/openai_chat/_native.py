@@ -20,6 +20,7 @@ from patchbay.dialects.openai_chat._stop_reasons import read_finish_reason
 from patchbay.dialects.openai_chat._usage import read_usage
 from patchbay.dialects.sse import FrameSplitter, FrameTooLarge, cut_frames, parse_frames
 from patchbay.dialects.surrogates import mend_text
+from patchbay.dialects.tool_names import has_longer_name
 from patchbay.errors import InvalidRequest
 
 _DONE = b"[DONE]"
@@ -45,7 +46,7 @@ _decode_peek = msgspec.json.Decoder(_Peek).decode
 _EMPTY = (b"null", b'""', b"[]", b"{}")
 
 
-def edit_native(body: bytes, model: str | None, _: OpenAIChatQuirks) -> NativeEdit:
+def edit_native(body: bytes, model: str | None, quirks: OpenAIChatQuirks) -> NativeEdit:
     """Readies a client's own body: its model, if another is wanted, and a usage report in every stream.
 
     Every other byte stays as it was.
@@ -70,7 +71,8 @@ def edit_native(body: bytes, model: str | None, _: OpenAIChatQuirks) -> NativeEd
             asked["include_usage"] = b"true"
             fields["stream_options"] = dump_object(asked)
             hide_usage = True
-    return NativeEdit(set_top_level(body, fields) if fields else body, hide_usage)
+    is_unfit = has_longer_name(body, quirks.max_tool_name)
+    return NativeEdit(set_top_level(body, fields) if fields else body, hide_usage, is_unfit=is_unfit)
 
 
 class NativeStreamReader:

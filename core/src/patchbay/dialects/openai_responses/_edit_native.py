@@ -26,7 +26,7 @@ from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuir
 from patchbay.dialects.openai_responses._write_request import ENCRYPTED_REASONING
 from patchbay.dialects.request_warnings import Warnings
 from patchbay.dialects.signatures import MARK_IN_JSON, is_carried, is_openai_made
-from patchbay.dialects.tool_names import fitted
+from patchbay.dialects.tool_names import fitted, has_longer_name
 from patchbay.errors import InvalidRequest
 
 
@@ -64,7 +64,7 @@ def edit_native(body: bytes, model: str | None, quirks: OpenAIResponsesQuirks) -
         body = dump_object(kept | changed)
     elif changed:
         body = set_top_level(body, changed)
-    return NativeEdit(body, warnings=warnings.all())
+    return NativeEdit(body, warnings=warnings.all(), is_unfit=has_longer_name(body, quirks.max_tool_name))
 
 
 def without_reasoning(body: bytes) -> bytes:

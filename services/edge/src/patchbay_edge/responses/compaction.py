@@ -111,6 +111,8 @@ class SummaryEvents:
     def __init__(self) -> None:
         self._texts: set[int] = set()
         self._summary: list[str] = []
+        # The backend has made an item of its own.
+        self._is_there = False
 
     def feed(self, events: Iterable[ChatEvent]) -> list[ChatEvent]:
         """The events without the answer's content; before its end, the item that holds it."""
@@ -120,13 +122,16 @@ class SummaryEvents:
                 case "block_start":
                     if event.block_start.HasField("text"):
                         self._texts.add(event.block_start.index)
+                    elif event.block_start.HasField("opaque"):
+                        self._is_there = True
+                        passed += [event, ChatEvent(block_stop=BlockStop(index=event.block_start.index))]
                 case "text_delta":
                     if event.text_delta.index in self._texts:
                         self._summary.append(event.text_delta.text)
                 case "thinking_delta" | "signature_delta" | "tool_input_delta" | "citation_delta" | "block_stop":
                     pass
                 case "finished":
-                    passed += self._compaction()
+                    passed += [] if self._is_there else self._compaction()
                     passed.append(event)
                 case _:
                     passed.append(event)
