@@ -54,3 +54,30 @@ async def test_a_compatible_server_gets_the_clients_bytes_but_for_what_it_refuse
             assert not any(event.HasField("error") for event in events)
             assert served.visits[-1].body == body % expected
         await provider.aclose()
+
+
+@pytest.mark.parametrize(("reasoning", "asked"), [(True, 2), (False, 1)])
+async def test_what_a_server_cannot_read_of_earlier_answers_is_left_out(reasoning: bool, asked: int) -> None:
+    refusal = {"error": {"code": "invalid_encrypted_content", "message": "cannot be verified"}}
+
+    async def script(visit: Visit) -> None:
+        if b"gAAAA" in visit.body:
+            await visit.answer(json.dumps(refusal).encode(), "connection: close", status="400 Bad Request")
+        else:
+            await visit.answer(b'{"id": "r", "output": []}', "content-type: application/json", "connection: close")
+
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAAold"}
+    said = {"role": "user", "content": "gAAAA" if not reasoning else "a"}
+    async with upstream(script) as served:
+        config = {"kind": "openai-responses", "base_url": served.url, "api_key": "sk-made-up"}
+        settings = load([f"--backends.r={json.dumps(config)}"], {})
+        [provider] = build(settings, Shared(redis=connect("redis://127.0.0.1:1"), worker_id="w"))
+        body = json.dumps({"model": "m", "input": [thought, said] if reasoning else [said]}).encode()
+        native = NativeRequest(dialect="openai_responses", body=body)
+        async with aclosing(provider.chat(ChatRequest(backend="r", native=native))) as answer:
+            events = [event async for some in answer for event in some]
+        await provider.aclose()
+    assert [event.error.message for event in events if event.HasField("error")] == (
+        [] if reasoning else ["cannot be verified"]
+    )
+    assert len(served.visits) == asked

@@ -48,6 +48,44 @@ class Upstream(Protocol):
     async def aclose(self) -> None: ...
 
 
+class PeekedResponse:
+    """An answer whose body may have been read already.
+
+    Args:
+        body: All of it; None: it has not.
+    """
+
+    def __init__(self, response: Response, body: bytes | None = None) -> None:
+        self._response = response
+        self._body = body
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    @property
+    def content_type(self) -> str:
+        return self._response.content_type
+
+    @property
+    def warnings(self) -> Sequence[Warning]:
+        return self._response.warnings
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        return self._response.pieces() if self._body is None else _once(self._body)
+
+    def finished(self) -> None:
+        self._response.finished()
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
 async def read_all(response: Response, limit: int) -> bytes:
     """The whole body of an answer, cut off after `limit` bytes. Raises PatchbayError when it breaks off."""
     body = bytearray()

@@ -7,61 +7,33 @@ there is a token or an account to try instead.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
 import structlog
 
-from patchbay.canonical import Error, Warning
+from patchbay.canonical import Error
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
-from patchbay.dialects.openai_responses import without_reasoning
 from patchbay.errors import QUOTA_EXCEEDED, PatchbayError, make_error
 from patchbay.upstream.http import MAX_ERROR_BYTES, HttpUpstream
-from patchbay.upstream.transport import Response, read_all
+from patchbay.upstream.transport import PeekedResponse, Response, read_all
 from patchbay_codex_worker.accounts import Account, AccountPool
 from patchbay_codex_worker.accounts.quota import sound
+from patchbay_codex_worker.reasoning import readable
 
 log = structlog.get_logger(__name__)
 
 SESSION_HEADER = "session-id"
 USAGE_LIMIT = "usage_limit_reached"
-_UNREADABLE = b"invalid_encrypted_content"
 
 
-class AccountResponse:
-    """An answer, and the account it was given to.
-
-    Args:
-        body: All of the body, where it has been read.
-    """
+class AccountResponse(PeekedResponse):
+    """An answer, and the account it was given to."""
 
     def __init__(self, response: Response, account: Account, body: bytes | None = None) -> None:
+        super().__init__(response, body)
         self.account = account
-        self._response = response
-        self._body = body
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
-    @property
-    def content_type(self) -> str:
-        return self._response.content_type
-
-    @property
-    def warnings(self) -> Sequence[Warning]:
-        return self._response.warnings
-
-    def pieces(self) -> AsyncGenerator[bytes, None]:
-        return self._response.pieces() if self._body is None else _once(self._body)
-
-    def finished(self) -> None:
-        self._response.finished()
 
 
 class AccountUpstream:
@@ -113,12 +85,10 @@ class AccountUpstream:
                 if trouble is not None:
                     account = await self._another(session, tried, account, otherwise=trouble)
                 continue
-            if response.status == 400 and reasoning and _UNREADABLE in said:
-                reasoning = False
-                if body is not None and (changed := without_reasoning(body)) is not body:
-                    log.info("codex_reasoning_dropped", account=account.name)
-                    body = changed
-                    continue
+            if reasoning and (changed := readable(response.status, said, body)) is not None:
+                reasoning, body = False, changed
+                log.info("codex_reasoning_dropped", account=account.name)
+                continue
             limit = _usage_limit(said) if response.status == 429 else None
             if limit is None:
                 yield AccountResponse(response, account, said)
@@ -187,7 +157,3 @@ def _number(value: object) -> float | None:
         return sound(float(value)) if isinstance(value, (int, float)) else None
     except OverflowError:
         return None
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
