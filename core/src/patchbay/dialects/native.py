@@ -114,9 +114,11 @@ def _set_one(body: bytes, name: str, value: bytes) -> bytes:
         return body
     # A decoder tells what the field's value is, not where. The text of the field can only mislead where the same pair
     # of name and value occurs deeper as well, and then the decoder, asked again, still sees the old value.
-    pair = re.compile(re.escape(msgspec.json.encode(name)) + rb"\s*:\s*(" + re.escape(old) + rb")")
-    for _, match in zip(range(_GUESSES), pair.finditer(body), strict=False):
-        spliced = body[: match.start(1)] + value + body[match.end(1) :]
+    # The value is compared rather than made part of the pattern: one of megabytes takes seconds to compile.
+    key = re.compile(re.escape(msgspec.json.encode(name)) + rb"\s*:\s*")
+    places = (match.end() for match in key.finditer(body) if body.startswith(old, match.end()))
+    for _, start in zip(range(_GUESSES), places, strict=False):
+        spliced = body[:start] + value + body[start + len(old) :]
         try:
             if bytes(_fields(spliced)[name]) == value:
                 return spliced
