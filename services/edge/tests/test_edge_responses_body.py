@@ -104,9 +104,18 @@ def test_bad_input_is_named(body: bytes, parameter: str) -> None:
     assert raised.value.error.parameter == parameter
 
 
-@pytest.mark.parametrize("item", [b"7", b'"x"', b"null", b"[]", b'{"type":7}', b'{"content":{}}', b'{"content":[1]}'])
+ODD_ITEMS = [
+    b"7", b'"x"', b"null", b"[]", b'{"type":7}', b'{"content":{}}', b'{"content":[1]}', b'{"role":{}}',
+    b'{"type":"reasoning","id":[]}', b'{"type":"function_call_output","call_id":{}}', b'{"type":"x","id":[1]}',
+    b'{"role":"user","content":"\xff"}', b'{"role":"\xff"}', b'{"content":[{"text":"\xff"}]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("item", ODD_ITEMS)
 def test_odd_items_are_passed_on(item: bytes) -> None:
     request = read_body(b'{"input":[' + item + b"]}")
     assert request.items == [item]
     assert request.repeated([item]) == 1
-    assert request.repeated([b'{"role":"user","content":"x"}']) == 0
+    for other in (b'{"role":"user","content":"x"}', b'{"type":"reasoning","id":"rs_1"}'):
+        assert request.repeated([other, b'{"role":"user","content":"y"}']) == 0
+        assert not read_body(b'{"input":[' + other + b"]}").repeated([item, item])

@@ -172,17 +172,24 @@ def _optional(raw: msgspec.Raw, kind: type[T], name: str, expected: str) -> T | 
 def _sign_of(item: bytes) -> tuple[object, ...]:
     """What stays the same of an item when a client sends it back: ids, states and empty fields do not."""
     try:
-        fields = _decode_item(item)
-    except msgspec.DecodeError:
+        return _read_sign(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ("unreadable", item)
+
+
+def _read_sign(item: bytes) -> tuple[object, ...]:
+    fields = _decode_item(item)
     kind = fields.type if isinstance(fields.type, str) else "message"
     if kind == "message":
-        return (kind, fields.role, _text_of(fields.content))
+        return (kind, _word(fields.role), _text_of(fields.content))
+    own = _word(fields.encrypted_content) or _word(fields.id)
     if kind == "reasoning":
-        return (kind, fields.encrypted_content or fields.id)
-    if fields.call_id is not None:
-        return (kind, fields.call_id)
-    return (kind, fields.encrypted_content or fields.id or item)
+        return (kind, own)
+    return (kind, _word(fields.call_id) or own or item)
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _text_of(content: msgspec.Raw) -> object:
