@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from uvicorn.protocols.utils import ClientDisconnected
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from patchbay.canonical import ChatEvent, Head
 from patchbay.errors import RATE_LIMITED, make_error
+from patchbay.state.admission import Lease
 from patchbay.testing.eventually import eventually
 from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, answer, failed, text
+from patchbay_edge.responses.frames import FrameExchange
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
 StartEdge = Callable[..., AbstractAsyncContextManager]
@@ -46,6 +49,19 @@ async def events(connection: ClientConnection) -> list[Json]:
 
 async def last(connection: ClientConnection) -> Json:
     return (await events(connection))[-1]
+
+
+async def close_code(connection: ClientConnection) -> int | None:
+    """What the server closes the connection with, after all that it still says."""
+    with suppress(ConnectionClosed):
+        async with asyncio.timeout(5):
+            while True:
+                await connection.recv()
+    return connection.close_code
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
 def said(request: ChatRequest) -> list[str]:
@@ -185,6 +201,29 @@ async def test_what_codex_says_of_one_request_in_its_frame_is_a_header(start_edg
     assert found == ["true", None, None]
 
 
+async def test_a_frame_with_half_an_emoji_is_answered_as_it_is_over_http(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine.")])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        for generate in (True, False):
+            await connection.send(create("How are you? \ud83d", generate=generate))
+            assert (await last(connection))["type"] == "response.completed"
+    assert said(worker.requests[0]) == ["How are you? \ufffd"]
+
+
+async def test_what_cannot_be_a_header_is_none(start_edge: StartEdge, caplog: pytest.LogCaptureFixture) -> None:
+    metadata = {"x_codex_a": "1\r\nx: 2", "x_codex b": "2", "x_codex_c": "caf\xe9", "X_Codex_D": "4"}
+    metadata |= {"x_codex_\u2603": "5", "x_codex_e": "\u2603", "authorization": "Bearer \u2603", "": "6"}
+    named = {f"ws_request_header_{name}": value for name, value in metadata.items()}
+    worker = ScriptedWorker([answer("Fine.")])
+    keys = {"api_keys": KEYS["api_keys"]}
+    async with start_edge(worker, security=keys) as running, socket(running.port, originator="codex") as connection:
+        await connection.send(create("How are you?", client_metadata=named))
+        assert (await last(connection))["type"] == "response.completed"
+    found = {name: value for name, value in worker.requests[0].headers.items() if name.startswith("x-codex")}
+    assert found == {"x-codex-c": "caf\xe9", "x-codex-d": "4"}
+    assert not errors(caplog)
+
+
 async def test_a_client_that_leaves_stops_its_answer(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([[[STARTED, BLOCK, text("half")], HANG]])
     async with start_edge(worker) as running:
@@ -193,6 +232,95 @@ async def test_a_client_that_leaves_stops_its_answer(start_edge: StartEdge) -> N
             await connection.recv()
         await eventually(lambda: worker.cancelled == 1)
         await running.idle()
+
+
+async def test_a_client_that_sends_more_than_can_wait_is_cut_off(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([[[STARTED, BLOCK, text("half")], HANG]])
+    large = create("x" * 40_000)
+    for frames in ([create("Again.")] * 20, [large, large]):
+        limits = {"max_request_bytes": 60_000}
+        async with start_edge(worker, limits=limits) as running, socket(running.port) as connection:
+            await connection.send(create("How are you?"))
+            assert json.loads(await connection.recv())["type"] == "response.created"
+            for frame in frames:
+                await connection.send(frame)
+            assert await close_code(connection) == 1008
+            await running.idle()
+    assert (len(worker.requests), worker.cancelled) == (2, 2)
+
+
+async def test_a_binary_frame_ends_the_answer_too(start_edge: StartEdge, caplog: pytest.LogCaptureFixture) -> None:
+    worker = ScriptedWorker([[[STARTED, BLOCK, text("half")], *[0.001, [text(".")]] * 2000, HANG]])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?"))
+        assert json.loads(await connection.recv())["type"] == "response.created"
+        await connection.send(b"\x00")
+        assert await close_code(connection) == 1003
+        await eventually(lambda: worker.cancelled == 1)
+    assert not errors(caplog)
+
+
+class FakeSocket:
+    """A client's end of a WebSocket, as the server shows it to an application.
+
+    Args:
+        closed_at: What the server refuses to send, since the client is gone.
+    """
+
+    def __init__(self, *frames: str | bytes, closed_at: str = "") -> None:
+        self.sent: list[Json] = []
+        self._frames = list(frames)
+        self._closed_at = closed_at
+
+    async def serve(self, running: Any) -> None:
+        headers = [(b"host", b"edge.test")]
+        scope: Json = {"type": "websocket", "path": "/v1/responses", "headers": headers}
+        await asyncio.wait_for(running.edge.sockets.serve(scope, self._receive, self._send), 5)
+
+    async def _receive(self) -> Json:
+        if not self.sent:
+            return {"type": "websocket.connect"}
+        if not self._frames:
+            await asyncio.Event().wait()
+        frame = self._frames.pop(0)
+        return {"type": "websocket.receive", "text" if isinstance(frame, str) else "bytes": frame}
+
+    async def _send(self, message: Json) -> None:
+        if self._closed_at and self._closed_at in str(message):
+            raise ClientDisconnected
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize(
+    ("frame", "closed_at"),
+    [
+        (create("How are you?"), "response.created"),
+        (create("How are you?"), "half"),
+        (create("How are you?", generate=False), "response.created"),
+        ("{", "error"),
+        (b"\x00", "websocket.close"),
+    ],
+)
+async def test_a_client_that_the_server_knows_gone_is_no_crash(
+    start_edge: StartEdge, caplog: pytest.LogCaptureFixture, frame: str | bytes, closed_at: str
+) -> None:
+    worker = ScriptedWorker([[[STARTED, BLOCK], [text("half")], HANG]])
+    async with start_edge(worker) as running:
+        await FakeSocket(frame, closed_at=closed_at).serve(running)
+    assert worker.cancelled == len(worker.requests)
+    assert not errors(caplog)
+
+
+async def test_an_answer_that_ends_without_a_word_ends_the_connection(
+    start_edge: StartEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FrameExchange, "end", crash)
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?"))
+        assert await close_code(connection) == 1011
 
 
 async def test_an_upgrade_is_refused_with_a_status(start_edge: StartEdge, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,7 +336,7 @@ async def test_an_upgrade_is_refused_with_a_status(start_edge: StartEdge, caplog
                     pass
             assert raised.value.response.status_code == status
             assert json.loads(raised.value.response.body or b"")["error"]["message"]
-        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        assert not errors(caplog)
         # The key's own limit is for what is answered, not for sockets.
         allowed = {"authorization": "Bearer pb-secret"}
         async with socket(running.port, **allowed) as one, socket(running.port, **allowed) as other:
@@ -219,7 +347,7 @@ async def test_an_upgrade_is_refused_with_a_status(start_edge: StartEdge, caplog
 
 async def test_no_page_of_another_site_opens_a_socket(start_edge: StartEdge) -> None:
     async with start_edge(ScriptedWorker([answer("Fine.")])) as running:
-        for origin in ("https://evil.test", "null", f"http://127.0.0.1:{running.port + 1}"):
+        for origin in ("https://evil.test", "null", "http://[", f"http://127.0.0.1:{running.port + 1}"):
             with pytest.raises(InvalidStatus) as raised:
                 async with socket(running.port, origin=origin):
                     pass
@@ -245,10 +373,28 @@ async def test_sockets_are_counted_among_the_connections(start_edge: StartEdge) 
 async def test_binary_frames_end_the_connection(start_edge: StartEdge) -> None:
     async with start_edge(ScriptedWorker([answer("Fine.")])) as running, socket(running.port) as connection:
         await connection.send(b"\x00")
-        with pytest.raises(ConnectionClosed) as raised:
-            await asyncio.wait_for(connection.recv(), 5)
-        assert raised.value.rcvd is not None
-        assert raised.value.rcvd.code == 1003
+        assert await close_code(connection) == 1003
+
+
+async def test_a_socket_that_comes_while_a_drain_begins_is_refused(
+    start_edge: StartEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running:
+        admit = running.edge.admission.admit
+
+        async def admit_late(**arguments: Any) -> Lease:
+            lease: Lease = await admit(**arguments)
+            running.server._drain()
+            await asyncio.sleep(0)
+            return lease
+
+        monkeypatch.setattr(running.edge.admission, "admit", admit_late)
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket(running.port):
+                pass
+        assert refused.value.response.status_code == 503
+        await asyncio.wait_for(asyncio.shield(running.serving), 5)
+        assert running.edge.admission.held == 0
 
 
 async def test_a_drain_lets_answers_end_and_closes_the_idle(start_edge: StartEdge) -> None:
@@ -258,18 +404,12 @@ async def test_a_drain_lets_answers_end_and_closes_the_idle(start_edge: StartEdg
         await busy.send(create("How are you?"))
         assert json.loads(await busy.recv())["type"] == "response.created"
         running.server._drain()
-        with pytest.raises(ConnectionClosed) as raised:
-            await asyncio.wait_for(idle.recv(), 1)
-        assert raised.value.rcvd is not None
-        assert raised.value.rcvd.code == 1001
+        assert await asyncio.wait_for(close_code(idle), 1) == 1001
         with pytest.raises(InvalidStatus) as refused:
             async with socket(running.port):
                 pass
         assert refused.value.response.status_code == 503
         release.set()
         assert (await last(busy))["type"] == "response.completed"
-        with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(busy.recv(), 5)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1001
+        assert await close_code(busy) == 1001
         await asyncio.wait_for(asyncio.shield(running.serving), 10)

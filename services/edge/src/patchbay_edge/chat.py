@@ -21,7 +21,7 @@ from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
 from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
-from patchbay_edge.exchange import Exchange
+from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.reply import Reply
 from patchbay_edge.responses.compaction import CompactedWriter, SummaryEvents
 from patchbay_edge.responses.keeper import Keeper
@@ -212,6 +212,8 @@ async def answer_chat(
             await _relay(job, opened, reply, started=started)
         except PatchbayError as error:
             await _fail(job, reply, error)
+        except ClientGone:
+            raise
         except Exception:
             log.exception("answer_crashed", request_id=job.exchange.request_id)
             failure = make_error(INTERNAL, f"internal error; request id {job.exchange.request_id}")

@@ -84,7 +84,6 @@ class Gateway:
         task = asyncio.current_task()
         if task is not None:
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
         try:
             await self._serve(endpoint, exchange, started)
         except ClientGone:
@@ -100,6 +99,9 @@ class Gateway:
                 raise
             await answer_error(exchange, endpoint.dialect, _shutting_down())
         finally:
+            if task is not None:
+                # The task itself may be a socket's, which lives on.
+                self._running.discard(task)
             metrics.EDGE_IN_FLIGHT.dec()
             self._record(endpoint, exchange, started)
 

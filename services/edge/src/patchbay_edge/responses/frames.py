@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -22,6 +23,9 @@ _WINDOW_FIELDS = {"used_percent": "used-percent", "window_minutes": "window-minu
 
 # What Codex would send as headers of this one request, in the fields of `client_metadata`.
 _HEADER_FIELD = "ws_request_header_"
+# What a header may be; whatever else a frame holds would be sent on as one.
+_HEADER_NAME = re.compile(r"[a-z0-9-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -136,11 +140,12 @@ def _headers_in(body: bytes) -> dict[str, str]:
         metadata = _decode_request(body).client_metadata or {}
     except msgspec.DecodeError:
         return {}
-    return {
-        name.removeprefix(_HEADER_FIELD).replace("_", "-"): value
+    named = {
+        name.removeprefix(_HEADER_FIELD).replace("_", "-").lower(): value
         for name, value in metadata.items()
-        if name.startswith(_HEADER_FIELD) and isinstance(value, str)
+        if name.startswith(_HEADER_FIELD) and isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
     }
+    return {name: value for name, value in named.items() if _HEADER_NAME.fullmatch(name)}
 
 
 def error_frame(error: ErrorBody) -> str:

@@ -12,8 +12,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import msgspec
 from uvicorn.protocols.utils import ClientDisconnected
@@ -22,22 +22,27 @@ from patchbay.canonical import ChatEvent, Finished, Started, Usage
 from patchbay.dialects.base import AnswerOptions, ErrorBody
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dialects.openai_responses import echo_of
+from patchbay.dialects.surrogates import mend_text
 from patchbay.dispatch.callers import Callers
 from patchbay.errors import NOT_FOUND, PERMISSION, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
-from patchbay.state.admission import Admission, Limits
+from patchbay.state.admission import Admission, Lease, Limits
 from patchbay.telemetry import metrics
 from patchbay_edge.endpoints import CODEX_PREFIX, Endpoint, Endpoints, Operation
-from patchbay_edge.exchange import Receive, Scope, Send
+from patchbay_edge.exchange import ClientGone, Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
 from patchbay_edge.responses.body import read_body
 from patchbay_edge.responses.frames import FrameExchange, error_frame
 from patchbay_edge.responses.turns import Memory
 
-# Frames that wait for the response before them.
+# Frames that wait for the response before them; together they may be as large as one request.
 _MOST_WAITING = 16
 _GOING_AWAY = 1001
 _UNSUPPORTED_DATA = 1003
+_POLICY_VIOLATION = 1008
+_INTERNAL_ERROR = 1011
+# What uvicorn raises for a message to a client that is gone, and to one that it has closed the connection to itself.
+_IS_CLOSED = (ClientDisconnected, RuntimeError)
 # A socket is a connection of the cluster. A key's own limits are for responses, each of which is admitted by itself.
 _NO_LIMITS = Limits()
 _NO_KEY = "#sockets"
@@ -71,14 +76,18 @@ class Sockets:
         request_id = f"req_{uuid.uuid4().hex}"
         headers = _headers(scope)
         await receive()
+        lease: Lease | None = None
         try:
             endpoint = self._endpoint(scope["path"])
             _check_origin(headers)
-            if self._gateway.draining:
-                raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
+            self._check_not_draining()
             self._callers.identify(headers)
             lease = await self._admission.admit(request_id=request_id, key_id=_NO_KEY, limits=_NO_LIMITS)
+            # A drain that began meanwhile has not seen this socket, and would wait for its end in vain.
+            self._check_not_draining()
         except PatchbayError as error:
+            if lease is not None:
+                await lease.release()
             await _refuse(send, RESPONSES.errors.write(error.error, request_id))
             # Uvicorn takes a refused upgrade for a mistake of ours, and logs it as one, unless the client is gone.
             raise ClientDisconnected from None
@@ -104,6 +113,10 @@ class Sockets:
         for connection in list(self._open):
             connection.drain()
         await self._all_closed.wait()
+
+    def _check_not_draining(self) -> None:
+        if self._gateway.draining:
+            raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
 
     def _endpoint(self, path: str) -> Endpoint:
         endpoint = self._endpoints.find(path)
@@ -135,7 +148,8 @@ class _Connection:
         self._send = send
         self._memory = Memory()
         # None: the end.
-        self._waiting: asyncio.Queue[str | None] = asyncio.Queue(_MOST_WAITING)
+        self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
+        self._waiting_size = 0
         self._gone = asyncio.Event()
         self._answering = False
         self._draining = False
@@ -148,13 +162,14 @@ class _Connection:
                 text = await self._waiting.get()
                 if text is None:
                     break
+                self._waiting_size -= len(text)
                 self._answering = True
                 await self._answer(text)
                 self._answering = False
                 if self._draining:
                     break
             if not self._gone.is_set():
-                await self._send({"type": "websocket.close", "code": _GOING_AWAY, "reason": "shutting down"})
+                await self._close(_GOING_AWAY, "shutting down")
         finally:
             reader.cancel()
             await asyncio.wait([reader])
@@ -163,45 +178,67 @@ class _Connection:
         """Closes the socket, after the response that is being answered."""
         self._draining = True
         if not self._answering:
-            self._end()
-
-    def _end(self) -> None:
-        while self._waiting.full():
-            self._waiting.get_nowait()
-        self._waiting.put_nowait(None)
+            self._waiting.put_nowait(None)
 
     async def _read(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self._gone.set()
-                self._end()
-                return
-            text = message.get("text")
-            if text is None:
-                self._gone.set()
-                await self._send({"type": "websocket.close", "code": _UNSUPPORTED_DATA, "reason": "only text frames"})
-                self._end()
-                return
-            await self._waiting.put(text)
+        """Takes frames as they come: while one waited to be taken, the client could not be seen to leave."""
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                text = message.get("text")
+                if text is None:
+                    await self._close(_UNSUPPORTED_DATA, "only text frames")
+                    return
+                if not self._has_room(text):
+                    await self._close(_POLICY_VIOLATION, "too many frames wait for their answers")
+                    return
+                self._waiting_size += len(text)
+                self._waiting.put_nowait(text)
+        finally:
+            self._gone.set()
+            self._waiting.put_nowait(None)
+
+    def _has_room(self, text: str) -> bool:
+        most = self._settings.limits.max_request_bytes
+        return self._waiting.qsize() < _MOST_WAITING and self._waiting_size + len(text) <= most
+
+    async def _close(self, code: int, reason: str) -> None:
+        self._gone.set()
+        with suppress(*_IS_CLOSED):
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _answer(self, text: str) -> None:
         request_id = f"req_{uuid.uuid4().hex}"
         try:
             frame = _read_frame(text, self._settings.limits.max_request_bytes)
-            if not frame.generate:
+            if frame.generate:
+                await self._generate(frame.body, request_id)
+            else:
                 await self._warm_up(frame.body, request_id)
-                return
         except PatchbayError as error:
-            await self._say(error_frame(RESPONSES.errors.write(error.error, request_id)))
-            return
-        exchange = FrameExchange(
-            self._scope, frame.body, self._say, self._gone, request_id=request_id, memory=self._memory
-        )
+            await self._say_error(RESPONSES.errors.write(error.error, request_id))
+        except ClientGone:
+            metrics.EDGE_DISCONNECTS.inc()
+
+    async def _generate(self, body: bytes, request_id: str) -> None:
+        exchange = FrameExchange(self._scope, body, self._say, self._gone, request_id=request_id, memory=self._memory)
         await self._gateway.serve(self._endpoint, exchange)
+        if exchange.started and not exchange.ended:
+            # No frame says so, and the client would wait for the end.
+            await self._close(_INTERNAL_ERROR, "the answer broke off")
+
+    async def _say_error(self, error: ErrorBody) -> None:
+        with suppress(ClientGone):
+            await self._say(error_frame(error))
 
     async def _say(self, text: str) -> None:
-        await self._send({"type": "websocket.send", "text": text})
+        try:
+            await self._send({"type": "websocket.send", "text": text})
+        except _IS_CLOSED as error:
+            self._gone.set()
+            raise ClientGone from error
 
     async def _warm_up(self, body: bytes, request_id: str) -> None:
         """Remembers what the next frame will go on from. It costs nothing, so no backend is asked."""
@@ -238,7 +275,7 @@ def _read_frame(text: str, max_bytes: int) -> _Frame:
     if len(data) > max_bytes:
         raise InvalidRequest(f"The frame is larger than {max_bytes} bytes.")
     try:
-        fields = _decode_fields(data)
+        fields = _read_fields(data)
         kind = msgspec.json.decode(fields.get("type", msgspec.Raw(b"null")))
         generate = msgspec.json.decode(fields.get("generate", msgspec.Raw(b"true")))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -252,6 +289,14 @@ def _read_frame(text: str, max_bytes: int) -> _Frame:
     return _Frame(msgspec.json.encode(request), generate)
 
 
+def _read_fields(data: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _decode_fields(data)
+    except msgspec.DecodeError:
+        # JavaScript clients leave halves of cut emoji behind, which no JSON decoder takes.
+        return _decode_fields(mend_text(data))
+
+
 def _check_origin(headers: Mapping[str, str]) -> None:
     """Browsers let any page open a WebSocket to this machine and read what comes: only a page of ours may.
 
@@ -259,7 +304,7 @@ def _check_origin(headers: Mapping[str, str]) -> None:
         PatchbayError: PERMISSION for a page of another site.
     """
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
         raise PatchbayError(make_error(PERMISSION, f"pages of {origin} may not open a WebSocket here"))
 
 
