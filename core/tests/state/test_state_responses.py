@@ -74,6 +74,16 @@ async def test_two_turns_that_go_on_from_the_same_one_do_not_meet(redis: Redis) 
     assert right.own_input == (item("r asks"), item("and more"))
 
 
+async def test_two_turns_that_get_the_same_answer_do_not_meet(redis: Redis) -> None:
+    responses = keeping(redis)
+    first = await turn(responses, "a")
+    for name in ("l", "r"):
+        brought = [item(f"{name} asks")]
+        await responses.save("o", name, response=b"{}", previous=first, brought=brought, answered=[])
+    assert said(await responses.load("o", "r"))[3:] == ["r asks"]
+    assert said(await responses.load("o", "l"))[3:] == ["l asks"]
+
+
 async def test_each_owner_has_responses_of_its_own(redis: Redis) -> None:
     responses = keeping(redis)
     await turn(responses, "a", owner="alice")

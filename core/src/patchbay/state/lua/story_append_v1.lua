@@ -11,8 +11,14 @@ if length == known then
   for i = 3, #ARGV do
     redis.call('RPUSH', KEYS[1], ARGV[i])
   end
-elseif length ~= known + added or redis.call('LINDEX', KEYS[1], -1) ~= ARGV[#ARGV] then
+elseif length ~= known + added then
   return 0
+else
+  for i = 1, added do
+    if redis.call('LINDEX', KEYS[1], known + i - 1) ~= ARGV[i + 2] then
+      return 0
+    end
+  end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
