@@ -84,6 +84,24 @@ async def test_two_turns_that_get_the_same_answer_do_not_meet(redis: Redis) -> N
     assert said(await responses.load("o", "l"))[3:] == ["l asks"]
 
 
+async def test_what_was_said_before_without_being_stored_is_kept_with_the_first_turn_that_is(redis: Redis) -> None:
+    responses = keeping(redis)
+    before = [item("said"), item("unstored")]
+    saved = await responses.save(
+        "o", "a", response=b"{}", previous=None, before=before, brought=[item("ask")], answered=[item("answer")]
+    )
+    found = await responses.load("o", "a")
+    assert found == saved
+    assert (said(found), found.own_input) == (["said", "unstored", "ask", "answer"], (item("ask"),))
+    second = await turn(responses, "b", saved)
+    assert said(second)[:4] == ["said", "unstored", "ask", "answer"]
+    assert await stories(redis) == [5]
+    with pytest.raises(TooLarge):
+        await keeping(redis, most=500).save(
+            "o", "c", response=b"{}", previous=None, before=[item("x" * 500)], brought=[], answered=[]
+        )
+
+
 async def test_each_owner_has_responses_of_its_own(redis: Redis) -> None:
     responses = keeping(redis)
     await turn(responses, "a", owner="alice")

@@ -160,6 +160,20 @@ async def test_a_stored_conversation_goes_on_from_its_compaction(start_edge: Sta
         assert [block.text.text for block in worker.requests[2].chat.system] == ["Be kind."]
 
 
+async def test_a_session_that_is_compacted_does_not_outgrow_what_is_kept(start_edge: StartEdge) -> None:
+    path = "/codex/long/responses"
+    worker = ScriptedWorker([*[answer("Fine."), summed_up("Many words.")] * 4, answer("Bye.")])
+    async with start_edge(worker, sessions={"max_bytes": 9000}) as running:
+        for items in ["words " * 700, [TRIGGER]] * 4:
+            assert (await running.client.post(path, json={"model": "m", "input": items})).status_code == 200
+        end = await running.client.post(path, json={"model": "m", "input": "Bye!"})
+        assert end.status_code == 200, end.text
+        summary, last = said(worker.requests[-1])
+        assert (summary.endswith("Many words."), last) == (True, "Bye!")
+        own = (await running.client.get(f"{PATH}/{end.json()['id']}/input_items")).json()["data"]
+        assert [item["content"] for item in own] == ["Bye!"]
+
+
 async def test_without_a_summary_there_is_no_compaction(start_edge: StartEdge) -> None:
     silent: list[Step] = [[STARTED, BLOCK, text(" \n")], [FINISHED]]
     async with start_edge(ScriptedWorker([silent])) as running:

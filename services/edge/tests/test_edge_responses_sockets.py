@@ -127,6 +127,45 @@ async def test_a_warm_up_costs_nothing_and_is_gone_on_from(start_edge: StartEdge
         assert said(worker.requests[0]) == ["You are helpful.", "How are you?"]
 
 
+async def test_a_warm_up_may_go_on_from_what_was_said(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine."), answer("Very.")])
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?", store=False))
+        first = (await last(connection))["response"]["id"]
+        await connection.send(create("By the way.", store=False, generate=False, previous_response_id=first))
+        warm = (await last(connection))["response"]["id"]
+        await connection.send(create("Really?", store=False, previous_response_id=warm))
+        assert (await last(connection))["type"] == "response.completed"
+        assert said(worker.requests[1]) == ["How are you?", "Fine.", "By the way.", "Really?"]
+        await connection.send(create("So?", generate=False, previous_response_id="resp_gone"))
+        end = await last(connection)
+        assert (end["status"], end["error"]["code"]) == (400, "previous_response_not_found")
+
+
+async def test_a_conversation_over_a_socket_is_stored_once(start_edge: StartEdge) -> None:
+    async with start_edge(ScriptedWorker([answer("Fine.")])) as running, socket(running.port) as connection:
+        previous = None
+        for words in ("How are you?", "Really?", "Sure?"):
+            await connection.send(create(words, previous_response_id=previous))
+            previous = (await last(connection))["response"]["id"]
+        redis = running.edge.redis
+        assert [await redis.llen(name) async for name in redis.scan_iter("pb:story:*")] == [6]
+
+
+async def test_a_connection_remembers_no_more_than_one_request_can_say(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([answer("Fine.")])
+    limits = {"max_request_bytes": 3000}
+    async with start_edge(worker, limits=limits) as running, socket(running.port) as connection:
+        previous, ends = None, []
+        for number in range(3):
+            fields = {"store": False, "generate": number == 1, "previous_response_id": previous}
+            await connection.send(create(str(number) * 1400, **fields))
+            ends.append(await last(connection))
+            previous = ends[-1].get("response", {}).get("id")
+        assert [end["type"] for end in ends] == ["response.completed", "response.completed", "error"]
+        assert ends[2]["error"]["code"] == "previous_response_not_found"
+
+
 BAD_FRAMES: dict[str, tuple[str, str | None]] = {
     "no JSON": ("{", None),
     "no object": ("[]", None),

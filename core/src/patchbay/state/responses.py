@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -126,16 +127,18 @@ class Responses:
         *,
         response: bytes,
         previous: Context | None,
-        brought: list[bytes],
-        answered: list[bytes],
+        brought: Sequence[bytes],
+        answered: Sequence[bytes],
+        before: Sequence[bytes] = (),
         backend: str = "",
-    ) -> None:
-        """Keeps a response.
+    ) -> Context:
+        """Keeps a response, and returns what the next turn goes on from.
 
         Args:
             response: The Response object, as JSON.
-            previous: What it went on from.
-            brought: The items of its request, each as JSON, without those of `previous`.
+            previous: What it went on from, as far as it is stored.
+            before: What was said before, each as JSON, where there is no `previous`.
+            brought: The items of its request, each as JSON, without those that were said before.
             answered: The items of its answer.
             backend: The backend that keeps the response too.
 
@@ -143,27 +146,38 @@ class Responses:
             TooLarge: The conversation has outgrown `max_bytes`; nothing is kept of this turn.
         """
         turn = [_array(brought), _array(answered)]
-        size = sum(map(len, turn)) + (previous.size if previous is not None else 0)
+        said = previous.items if previous is not None else tuple(before)
+        size = sum(map(len, turn)) + (previous.size if previous is not None else sum(map(len, said)))
         if size + len(response) > self._max_bytes:
             raise TooLarge
-        story, before = await self._append(previous, turn)
-        record = _Record(story, before, before + len(turn), size, msgspec.Raw(response), backend)
+        story, known = await self._append(previous, said, turn)
+        record = _Record(story, known, known + len(turn), size, msgspec.Raw(response), backend)
         name = keys.response(_digest(owner, response_id))
         sealed = self._seal(msgspec.json.encode(record), name)
         async with deadline(self._timeout):
             await self._redis.execute_command("SET", name, sealed, "PX", self._ttl_ms)
+        return Context(
+            response_id=response_id,
+            response=response,
+            items=(*said, *brought, *answered),
+            own_input=tuple(brought),
+            backend=backend,
+            story=story,
+            entries=record.entries,
+            size=size,
+        )
 
-    async def _append(self, previous: Context | None, turn: list[bytes]) -> tuple[str, int]:
+    async def _append(self, previous: Context | None, said: Sequence[bytes], turn: Sequence[bytes]) -> tuple[str, int]:
         """Appends a turn to its story; the story's id, and how many entries it had before."""
         if previous is not None and await self._push(previous.story, previous.entries, turn):
             return previous.story, previous.entries
         # The first turn, or one that goes on from where another one has gone on already.
         story = uuid.uuid4().hex
-        copied = [_array(list(previous.items))] if previous is not None else []
+        copied = [_array(said)] if said else []
         await self._push(story, 0, [*copied, *turn])
         return story, len(copied)
 
-    async def _push(self, story: str, known: int, entries: list[bytes]) -> bool:
+    async def _push(self, story: str, known: int, entries: Sequence[bytes]) -> bool:
         name = keys.story(story)
         # Sealed once: the script tells a repetition by its bytes.
         sealed = [self._seal(entry, name) for entry in entries]
@@ -221,7 +235,7 @@ class Responses:
         return self._sealer.open(kept[1:], name)
 
 
-def _array(items: list[bytes]) -> bytes:
+def _array(items: Sequence[bytes]) -> bytes:
     return b"[" + b",".join(items) + b"]"
 
 

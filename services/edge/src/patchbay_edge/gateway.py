@@ -151,6 +151,17 @@ class Gateway:
         )
         return Job(exchange, endpoint, identity, body, head, targets, turn)
 
+    async def begin_warm_up(self, endpoint: Endpoint, exchange: Exchange) -> Turn:
+        """The turn of a request that is not to be answered, only gone on from. It costs nothing, so it has no limits.
+
+        Raises:
+            PatchbayError: The request cannot be understood.
+        """
+        body = await exchange.read_body(self._settings.limits.max_request_bytes)
+        request = read_responses_body(body, takes_messages=endpoint.prefix == CODEX_PREFIX)
+        owner = self._callers.identify(exchange.headers).owner
+        return await self._turns.begin(request, owner=owner, memory=exchange.memory)
+
     async def _begin_turn(self, endpoint: Endpoint, exchange: Exchange, identity: Identity, body: bytes) -> Turn:
         request = read_responses_body(body, takes_messages=endpoint.prefix == CODEX_PREFIX)
         if endpoint.operation is Operation.COMPACT:

@@ -21,17 +21,15 @@ from uvicorn.protocols.utils import ClientDisconnected
 from patchbay.canonical import ChatEvent, Finished, Started, Usage
 from patchbay.dialects.base import AnswerOptions, ErrorBody
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
-from patchbay.dialects.openai_responses import echo_of
 from patchbay.dialects.surrogates import mend_text
 from patchbay.dispatch.callers import Callers
 from patchbay.errors import NOT_FOUND, PERMISSION, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease, Limits
 from patchbay.telemetry import metrics
-from patchbay_edge.endpoints import CODEX_PREFIX, Endpoint, Endpoints, Operation
+from patchbay_edge.endpoints import Endpoint, Endpoints, Operation
 from patchbay_edge.exchange import ClientGone, Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
-from patchbay_edge.responses.body import read_body
 from patchbay_edge.responses.frames import FrameExchange, error_frame
 from patchbay_edge.responses.turns import Memory
 
@@ -146,7 +144,7 @@ class _Connection:
         self._settings = settings
         self._receive = receive
         self._send = send
-        self._memory = Memory()
+        self._memory = Memory(settings.limits.max_request_bytes)
         # None: the end.
         self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
         self._waiting_size = 0
@@ -242,14 +240,15 @@ class _Connection:
 
     async def _warm_up(self, body: bytes, request_id: str) -> None:
         """Remembers what the next frame will go on from. It costs nothing, so no backend is asked."""
-        request = read_body(body, takes_messages=self._endpoint.prefix == CODEX_PREFIX)
+        exchange = FrameExchange(self._scope, body, self._say, self._gone, request_id=request_id, memory=self._memory)
+        turn = await self._gateway.begin_warm_up(self._endpoint, exchange)
         model = msgspec.json.decode(_decode_fields(body).get("model", b'""'))
         options = AnswerOptions(
             stream=True,
             model=model if isinstance(model, str) else "",
             fallback_id=request_id,
             created=int(time.time()),
-            echo=echo_of(body),
+            echo=turn.echo,
         )
         writer = RESPONSES.write_events(options)
         nothing = [
@@ -257,10 +256,8 @@ class _Connection:
             ChatEvent(usage=Usage(input_tokens=0, output_tokens=0)),
             ChatEvent(finished=Finished(stop_reason=Finished.STOP_REASON_END_TURN)),
         ]
-        exchange = FrameExchange(self._scope, body, self._say, self._gone, request_id=request_id, memory=self._memory)
         said = exchange.frames(writer.feed(nothing) + writer.close())
-        self._memory.response_id = exchange.response_id
-        self._memory.items = tuple(request.items)
+        turn.warm_up(exchange.response_id)
         for frame in said:
             await self._say(frame)
 

@@ -37,12 +37,22 @@ class Memory:
     """The last response of one connection, which the connection alone can go on from.
 
     Attributes:
-        response_id: Its id; empty: there is none yet.
+        max_bytes: The most that is remembered.
+        response_id: Its id; empty: there is none to go on from.
         items: All that was said up to and with it, each item as JSON.
+        stored: The same as it is stored; None: it is not.
     """
 
+    max_bytes: int
     response_id: str = ""
     items: tuple[bytes, ...] = ()
+    stored: Context | None = None
+
+    def note(self, response_id: str, items: tuple[bytes, ...], stored: Context | None = None) -> None:
+        """Replaces what is remembered. Of what is too much nothing is."""
+        if sum(map(len, items)) > self.max_bytes:
+            response_id, items, stored = "", (), None
+        self.response_id, self.items, self.stored = response_id, items, stored
 
 
 @dataclass(slots=True)
@@ -125,22 +135,38 @@ class Turn:
             # What is no list of items is nothing to go on from.
             metrics.EDGE_RESPONSES_NOT_KEPT.labels("unreadable").inc()
             return
-        if self._memory is not None:
-            self._memory.response_id = response.id
-            self._memory.items = (*self._before, *self._brought, *answered)
+        stored: Context | None = None
         if self._stores:
             kept_there = native and backend.kind == _KEEPER and self._request.store is not False
-            await self._store(response, answered, backend.name if kept_there else "")
+            stored = await self._store(response, answered, backend.name if kept_there else "")
+        if self._memory is not None:
+            self._memory.note(response.id, (*self._before, *self._brought, *answered), stored)
 
-    async def _store(self, response: RecordedResponse, answered: list[bytes], backend: str) -> None:
-        brought = self._brought if self._stored is not None else [*self._before, *self._brought]
+    def warm_up(self, response_id: str) -> None:
+        """Has the connection go on from the request, which is not to be answered.
+
+        Raises:
+            PatchbayError: INVALID_REQUEST with OpenAI's own code when it goes on from a response that is not known.
+        """
+        if self._unknown is not None:
+            raise _not_found(self._unknown)
+        if self._memory is not None:
+            self._memory.note(response_id, (*self._before, *self._brought))
+
+    async def _store(self, response: RecordedResponse, answered: list[bytes], backend: str) -> Context | None:
+        previous = self._stored
+        if previous is not None and len(self._before) < len(previous.items):
+            # It was compacted: what the compaction stands for is not carried along.
+            previous = None
+        stored: Context | None = None
         try:
-            await self._responses.save(
+            stored = await self._responses.save(
                 self._owner,
                 response.id,
                 response=response.json,
-                previous=self._stored,
-                brought=brought,
+                previous=previous,
+                before=self._before,
+                brought=self._brought,
                 answered=answered,
                 backend=backend,
             )
@@ -151,6 +177,7 @@ class Turn:
             await self._outgrow()
         except RedisUnavailable:
             metrics.EDGE_RESPONSES_NOT_KEPT.labels("redis_down").inc()
+        return stored
 
     async def _outgrow(self) -> None:
         """Going on from an older turn, the session would lose this one without a word."""
@@ -185,7 +212,7 @@ class Turns:
         stored: Context | None = None
         said: tuple[bytes, ...] | None = None
         if memory is not None and memory.response_id and memory.response_id == request.previous_response_id:
-            said = memory.items
+            stored, said = memory.stored, memory.items
         else:
             stored = await self._stored(request, owner, session)
             said = stored.items if stored is not None else None
