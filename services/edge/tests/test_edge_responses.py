@@ -119,11 +119,11 @@ async def test_what_is_not_to_be_stored_is_not(start_edge: StartEdge) -> None:
 
 
 async def test_stored_responses_are_read_and_deleted_by_their_owner_only(start_edge: StartEdge) -> None:
-    items = [{"role": "user", "content": str(number)} for number in range(3)] + [{"id": "msg_own", "role": "user"}]
+    items = [{"role": "user", "content": str(number), "id": None} for number in range(3)]
     alice, bob = ({"authorization": f"Bearer {name}"} for name in ("alice-key", "bobs-key"))
     async with start_edge(ScriptedWorker([answer("Fine.")]), security=KEYS) as running:
         client: httpx.AsyncClient = running.client
-        made = (await client.post(PATH, json={"model": "m", "input": items[:3]}, headers=alice)).json()
+        made = (await client.post(PATH, json={"model": "m", "input": items}, headers=alice)).json()
         at = f"{PATH}/{made['id']}"
         assert (await client.get(at, headers=alice)).json() == made
         listed = (await client.get(f"{at}/input_items", headers=alice)).json()
@@ -134,7 +134,7 @@ async def test_stored_responses_are_read_and_deleted_by_their_owner_only(start_e
         after = {"order": "asc", "after": page.json()["last_id"]}
         rest = (await client.get(f"{at}/input_items", params=after, headers=alice)).json()
         assert [item["content"] for item in rest["data"]] == ["1", "2"]
-        for wrong in ({"order": "up"}, {"limit": "0"}, {"limit": "x"}, {"after": "nobody"}):
+        for wrong in ({"order": "up"}, {"limit": "0"}, {"limit": "x"}, {"limit": "9" * 5000}, {"after": "nobody"}):
             refused = await client.get(f"{at}/input_items", params=wrong, headers=alice)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, next(iter(wrong)))
         for path in (at, f"{at}/input_items"):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from patchbay.canonical import BlockStart, ChatEvent, Finished, ThinkingDelta, ThinkingStart, ToolChoice, Usage
-from patchbay.testing.worker import BLOCK, FINISHED, STARTED, ScriptedWorker, Step, answer, native, text
+from patchbay.errors import QUOTA_EXCEEDED, make_error
+from patchbay.testing.worker import BLOCK, FINISHED, STARTED, ScriptedWorker, Step, answer, failed, native, text
 from patchbay_edge.responses.compaction import since_last
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
@@ -103,6 +104,17 @@ async def test_the_endpoint_answers_what_a_conversation_is_compacted_to(start_ed
         assert message["id"].startswith("msg_")
         assert compaction["type"] == "compaction"
         assert (await running.client.get(f"{PATH}/{compacted['id']}")).status_code == 404
+
+
+async def test_a_fallback_that_writes_reasoning_otherwise_compacts_as_well(start_edge: StartEdge) -> None:
+    away = ScriptedWorker([[failed(make_error(QUOTA_EXCEEDED, "used up"))]], backends=[("one", "")])
+    worker = ScriptedWorker([summed_up("The key is under the mat.")], backends=[("two", "")])
+    one = {"kind": "openai-compatible", "base_url": "http://one.test"}
+    backends = {"one": one, "two": {**one, "reasoning_format": "xml"}}
+    routes = [{"backend": "one", "fallbacks": ["two"]}]
+    async with start_edge(away, worker, backends=backends, routes=routes) as running:
+        answered = await running.client.post(f"{PATH}/compact", json=LONG)
+        assert answered.json()["object"] == "response.compaction"
 
 
 @pytest.mark.parametrize("path", ["/v1/responses/compact", "/codex/responses/compact"])

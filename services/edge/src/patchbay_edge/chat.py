@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from patchbay.canonical import Chat
-from patchbay.dialects.base import AnswerOptions
+from patchbay.dialects.base import AnswerOptions, EventWriter
 from patchbay.dialects.native import RequestHead
 from patchbay.dispatch.attempts import Attempts, OpenAnswer
 from patchbay.dispatch.callers import Identity
@@ -184,12 +184,9 @@ async def answer_chat(
         echo=turn.echo if turn is not None else {},
         reasoning_format=job.targets[0].reasoning_format,
     )
-    writer = job.dialect.write_events(options)
-    if turn is not None and job.endpoint.operation is Operation.COMPACT:
-        writer = CompactedWriter(writer, turn.items)
     reply = Reply(
         job.exchange,
-        writer,
+        _writer(job, options),
         stream=stream,
         hold_seconds=hold_seconds,
         ping_seconds=ping_seconds,
@@ -204,9 +201,7 @@ async def answer_chat(
                 conversation=requests.conversation,
             )
             if opened.target.reasoning_format != options.reasoning_format:
-                reply.written_by(
-                    job.dialect.write_events(replace(options, reasoning_format=opened.target.reasoning_format))
-                )
+                reply.written_by(_writer(job, replace(options, reasoning_format=opened.target.reasoning_format)))
             if keeper is not None:
                 keeper.answered_by(opened.target.backend, native=opened.is_native)
             await _relay(job, opened, reply, started=started)
@@ -224,6 +219,13 @@ async def answer_chat(
             await _fail(
                 job, reply, PatchbayError(make_error(UNAVAILABLE, "this server shut down before the answer ended"))
             )
+
+
+def _writer(job: Job, options: AnswerOptions) -> EventWriter:
+    writer = job.dialect.write_events(options)
+    if job.turn is not None and job.endpoint.operation is Operation.COMPACT:
+        return CompactedWriter(writer, job.turn.items)
+    return writer
 
 
 async def _fail(job: Job, reply: Reply, failure: PatchbayError) -> None:

@@ -93,7 +93,7 @@ def _page(context: Context, request: Request) -> dict[str, object]:
 def _limit(text: str | None) -> int:
     if text is None:
         return _DEFAULT_LIMIT
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+    if not text.isdecimal() or len(text) > len(str(_MOST)) or not 1 <= int(text) <= _MOST:
         raise InvalidRequest(f"Invalid 'limit': expected an integer from 1 to {_MOST}.", "limit")
     return int(text)
 
@@ -106,7 +106,7 @@ def _with_id(context: Context, number: int, item: bytes) -> tuple[str, msgspec.R
         return msgspec.json.decode(given, type=str), msgspec.Raw(item)
     made = hashlib.sha256(f"{context.response_id}/{number}".encode()).hexdigest()
     item_id = f"msg_{made[:48]}"
-    return item_id, msgspec.Raw(msgspec.json.encode({"id": item_id, **fields}))
+    return item_id, msgspec.Raw(msgspec.json.encode({**fields, "id": item_id}))
 
 
 def _not_found(response_id: str) -> PatchbayError:
