@@ -17,7 +17,7 @@ from patchbay.canonical import ChatEvent, Head
 from patchbay.errors import RATE_LIMITED, make_error
 from patchbay.state.admission import Lease
 from patchbay.testing.eventually import eventually
-from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, answer, failed, text
+from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, answer, failed, native, text
 from patchbay_edge.responses.frames import FrameExchange
 from patchbay_proto.v1.provider_pb2 import ChatRequest
 
@@ -25,6 +25,7 @@ StartEdge = Callable[..., AbstractAsyncContextManager]
 Json = dict[str, Any]
 
 KEYS = {"require_api_key": True, "api_keys": [{"key": "pb-secret", "id": "k1", "concurrent_requests": 1}]}
+PLATFORM = {"p": {"kind": "openai-responses", "base_url": "http://platform.test", "api_key": "made-up"}}
 ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
 
@@ -206,6 +207,29 @@ async def test_an_answer_that_breaks_off_fails_in_the_stream(start_edge: StartEd
         assert (await last(connection))["type"] == "response.failed"
         await connection.send(create("Again."))
         assert (await last(connection))["type"] == "response.completed"
+
+
+async def test_bytes_that_are_no_text_are_replaced(start_edge: StartEdge) -> None:
+    body = b'data: {"type":"response.completed","response":{"id":"r","output":[],"x":"a\xffb"}}\n\n'
+    worker = ScriptedWorker([[[native(body), FINISHED]]], backends=[("p", "openai_responses")])
+    async with start_edge(worker, backends=PLATFORM) as running, socket(running.port) as connection:
+        await connection.send(create("How are you?"))
+        end = await last(connection)
+        assert (end["type"], end["response"]["x"]) == ("response.completed", "a\ufffdb")
+
+
+async def test_a_backend_that_keeps_responses_is_told_only_what_is_new(start_edge: StartEdge) -> None:
+    body = b'data: {"type":"response.completed","response":{"id":"resp_up","status":"completed","output":[]}}\n\n'
+    worker = ScriptedWorker([[[native(body), FINISHED]]], backends=[("p", "openai_responses")])
+    async with start_edge(worker, backends=PLATFORM) as running, socket(running.port) as connection:
+        for store, expected in ((True, "resp_up"), (False, None)):
+            await connection.send(create("How are you?", store=store))
+            await last(connection)
+            await connection.send(create("Really?", store=store, previous_response_id="resp_up"))
+            assert (await last(connection))["type"] == "response.completed"
+            sent = json.loads(worker.requests[-1].native.body)
+            assert sent["previous_response_id"] == expected
+            assert isinstance(sent["input"], str) == store
 
 
 async def test_frames_are_answered_one_after_the_other(start_edge: StartEdge) -> None:

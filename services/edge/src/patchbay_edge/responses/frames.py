@@ -121,7 +121,8 @@ class FrameExchange(Exchange):
                 continue
             if not self.response_id:
                 self.response_id = _response_id(frame.data)
-            said.append(frame.data.decode())
+            # No text frame may hold what is no UTF-8, and no answer fails for what an upstream says in it.
+            said.append(frame.data.decode(errors="replace"))
         return said
 
     async def _leaves(self) -> MutableMapping[str, Any]:
