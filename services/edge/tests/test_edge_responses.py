@@ -215,6 +215,28 @@ async def test_native_bytes_pass_and_are_kept(start_edge: StartEdge) -> None:
         assert stored.json()["output"][0]["content"][0]["text"] == "Very."
 
 
+@pytest.mark.parametrize("credentials", ["api_key", "pass_through"])
+async def test_no_key_goes_on_from_what_another_one_has_left_at_the_provider(
+    start_edge: StartEdge, credentials: str
+) -> None:
+    worker = ScriptedWorker([native_answer("resp_up1", "Fine.")], backends=[("p", "openai_responses")])
+    backends = {"p": {**PLATFORM["p"], "credentials": credentials}}
+    if credentials == "pass_through":
+        del backends["p"]["api_key"]
+    alice, bob = ({"x-patchbay-key": name, "authorization": "Bearer own"} for name in ("alice-key", "bobs-key"))
+    async with start_edge(worker, backends=backends, security=KEYS) as running:
+        assert (await running.client.post(PATH, json={**ASK, "stream": True}, headers=alice)).status_code == 200
+        going_on = {"model": "m", "input": "And?", "previous_response_id": "resp_up1", "stream": True}
+        answered = await running.client.post(PATH, json=going_on, headers=bob)
+        if credentials == "pass_through":
+            # Whose account it is, the provider knows.
+            assert json.loads(worker.requests[1].native.body)["previous_response_id"] == "resp_up1"
+        else:
+            assert answered.json()["error"]["code"] == "previous_response_not_found"
+            assert len(worker.requests) == 1
+        assert (await running.client.post(PATH, json=going_on, headers=alice)).status_code == 200
+
+
 async def test_what_codex_says_of_itself_goes_on_and_what_others_say_does_not(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([native_answer("resp_up1", "Fine.")], backends=[("p", "openai_responses")])
     codex = {"originator": "codex_exec", "user-agent": "codex_exec/1", "x-codex-window-id": "w:1", "session-id": "s"}

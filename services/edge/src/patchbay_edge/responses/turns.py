@@ -1,7 +1,8 @@
 """Turns that go on from earlier responses: what was said before is put before what is said now.
 
 Every backend gets the whole conversation, whichever edge and worker had the turn before. A backend that keeps responses
-itself gets the very request, with its `previous_response_id`, when it has made that response or we do not know it.
+itself gets the very request, with its `previous_response_id`, when it has made that response, or when we do not know it
+and it cannot be another caller's.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Turn:
         Raises:
             PatchbayError: INVALID_REQUEST with OpenAI's own code when it goes on from a response that is not known.
         """
-        if self._unknown is not None and backend.kind != _KEEPER:
+        if self._unknown is not None and not self._may_ask(backend):
             raise _not_found(self._unknown)
         goes_on = self._unknown is not None or self._is_kept_at(backend)
         return self._request.written(opened(self._request.items if goes_on else self.items), goes_on=goes_on)
@@ -113,6 +114,13 @@ class Turn:
     def echo(self) -> dict[str, bytes]:
         """What the Response repeats of the request."""
         return echo_of(self._request.body)
+
+    def _may_ask(self, backend: Backend) -> bool:
+        """Whether a backend may know a response that is not known here.
+
+        On an account that callers share it would go on from any of theirs.
+        """
+        return backend.kind == _KEEPER and (not self._owner or backend.credentials == "pass_through")
 
     def _is_kept_at(self, backend: Backend) -> bool:
         stored = self._stored
