@@ -42,7 +42,7 @@ def create(words: str, **fields: object) -> str:
 async def events(connection: ClientConnection) -> list[Json]:
     """The frames up to the end of one response."""
     found: list[Json] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not found or found[-1]["type"] not in ENDS:
             found.append(json.loads(await connection.recv()))
     return found
@@ -55,7 +55,7 @@ async def last(connection: ClientConnection) -> Json:
 async def close_code(connection: ClientConnection) -> int | None:
     """What the server closes the connection with, after all that it still says."""
     with suppress(ConnectionClosed):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while True:
                 await connection.recv()
     return connection.close_code
