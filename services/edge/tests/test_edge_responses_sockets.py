@@ -31,7 +31,7 @@ ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
 @asynccontextmanager
 async def socket(port: int, path: str = "/v1/responses", **headers: str) -> AsyncIterator[ClientConnection]:
-    async with connect(f"ws://127.0.0.1:{port}{path}", additional_headers=headers, open_timeout=5) as connection:
+    async with connect(f"ws://127.0.0.1:{port}{path}", additional_headers=headers, open_timeout=20) as connection:
         yield connection
 
 
@@ -338,7 +338,7 @@ class FakeSocket:
     async def serve(self, running: Any) -> None:
         headers = [(b"host", b"edge.test")]
         scope: Json = {"type": "websocket", "path": "/v1/responses", "headers": headers}
-        await asyncio.wait_for(running.edge.sockets.serve(scope, self._receive, self._send), 5)
+        await asyncio.wait_for(running.edge.sockets.serve(scope, self._receive, self._send), 20)
 
     async def _receive(self) -> Json:
         if not self.sent:
@@ -456,7 +456,7 @@ async def test_a_socket_that_comes_while_a_drain_begins_is_refused(
             async with socket(running.port):
                 pass
         assert refused.value.response.status_code == 503
-        await asyncio.wait_for(asyncio.shield(running.serving), 5)
+        await asyncio.wait_for(asyncio.shield(running.serving), 20)
         assert running.edge.admission.held == 0
 
 
@@ -467,7 +467,7 @@ async def test_a_drain_lets_answers_end_and_closes_the_idle(start_edge: StartEdg
         await busy.send(create("How are you?"))
         assert json.loads(await busy.recv())["type"] == "response.created"
         running.server._drain()
-        assert await asyncio.wait_for(close_code(idle), 1) == 1001
+        assert await asyncio.wait_for(close_code(idle), 5) == 1001
         with pytest.raises(InvalidStatus) as refused:
             async with socket(running.port):
                 pass
