@@ -1,11 +1,11 @@
-"""That the cost of an answer grows with its length and no faster."""
+"""That the cost of an answer, and of a request, grows with its length and no faster."""
 
 from __future__ import annotations
 
 import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -115,14 +115,67 @@ def seconds(stream: bytes) -> float:
 MAKERS = [whole_calls, open_calls, nameless_fragments, audio, citations, signs_of_life, response_items, long_response]
 
 
-@pytest.mark.parametrize("make", MAKERS)
-def test_cost_grows_with_the_length(make: Callable[[int], bytes]) -> None:
-    short, long = make(60), make(60 * _TIMES)
+def conversation(count: int) -> Json:
+    """Turns of Codex, each with reasoning, two calls that overlap and what they gave."""
+    items: list[Json] = []
+    for n in range(count):
+        items.append({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]})
+        items.append({"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"})
+        for call in (f"a{n}", f"b{n}"):
+            items.append({"type": "function_call", "call_id": call, "name": "f", "arguments": "{}"})
+        for call in (f"b{n}", f"a{n}"):
+            items.append({"type": "function_call_output", "call_id": call, "output": "o"})
+    return {"model": "m", "input": items}
+
+
+def one_turn(count: int) -> Json:
+    """Calls that are all open at once, with an instruction between them and their results."""
+    calls = [{"type": "function_call", "call_id": f"c{n}", "name": "f", "arguments": "{}"} for n in range(count)]
+    outputs = [{"type": "function_call_output", "call_id": f"c{n}", "output": "o"} for n in range(count)]
+    between = [{"role": "developer", "content": "now"}] * count
+    return {"model": "m", "input": [*calls, *between, *outputs[::2], {"role": "user", "content": "no"}, *outputs[1::2]]}
+
+
+def long_names(count: int) -> Json:
+    """Tools in namespaces, all of whose names have to be changed."""
+    groups = [
+        {"type": "namespace", "name": f"n{n}", "tools": [{"type": kind, "name": "f" * 70} for kind in kinds]}
+        for n, kinds in enumerate([("function", "custom")] * count)
+    ]
+    return {"model": "m", "input": "hi", "tools": groups}
+
+
+def request_seconds(body: Json) -> float:
+    """The least of three: reading, and writing for each upstream."""
+    data = json.dumps(body).encode()
+    costs = []
+    for _ in range(3):
+        gc.collect()
+        started = time.process_time()
+        chat = DIALECTS["openai_responses"].read_request(data)
+        for dialect in DIALECTS.values():
+            dialect.write_request(chat, "claude-sonnet-4-5", dialect.quirks)
+        costs.append(time.process_time() - started)
+    return min(costs)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
     # The collector's own cost grows faster than what is collected, and what other tests have left is not to be walked
     # through again and again.
     gc.disable()
     gc.freeze()
-    try:
-        assert seconds(long) < _AT_MOST * seconds(short)
-    finally:
-        gc.enable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("make", MAKERS)
+def test_cost_grows_with_the_length(make: Callable[[int], bytes]) -> None:
+    assert seconds(make(60 * _TIMES)) < _AT_MOST * seconds(make(60))
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("make", [conversation, one_turn, long_names])
+def test_cost_of_a_request_grows_with_its_length(make: Callable[[int], Json]) -> None:
+    assert request_seconds(make(100 * _TIMES)) < _AT_MOST * request_seconds(make(100))

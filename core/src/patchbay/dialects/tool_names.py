@@ -96,6 +96,7 @@ class ToolNames:
         # The namespaces of the chat's tools: (name, custom) -> those with such a tool.
         self._homes: dict[tuple[str, bool], set[str]] = {}
         self._taken: set[UpstreamTool] = set()
+        self._taken_names: set[str] = set()
         # Name upstream -> the client's tool.
         self.changed: dict[str, ClientTool] = {}
         for tool in tools:
@@ -130,6 +131,7 @@ class ToolNames:
         if known is None:
             known = self._known[key] = self._named(key)
             self._taken.add(known)
+            self._taken_names.add(known.name)
             client = ClientTool(key.name, key.namespace, key.custom and not self._custom)
             if known.name != key.name or known.namespace != key.namespace or client.is_wrapped:
                 self.changed[known.name] = client
@@ -155,7 +157,7 @@ class ToolNames:
     def _is_free(self, tool: UpstreamTool, *, is_changed: bool) -> bool:
         if tool in self._taken or tool.name in self.changed:
             return False
-        return not is_changed or all(taken.name != tool.name for taken in self._taken)
+        return not is_changed or tool.name not in self._taken_names
 
 
 class _Key(NamedTuple):

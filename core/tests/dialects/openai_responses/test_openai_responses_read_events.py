@@ -316,7 +316,18 @@ STREAMS: dict[str, tuple[list[Json], list[str], str]] = {
         ["0 text", "0 + a", "0 stop"],
         "finished 0 content_filter",
     ),
-    "a reason of tomorrow": (
+    # Half a call is not to be run.
+    "cut off for no reason": (
+        [added(function("c", "f", ""), 0), delta("function_call_arguments", "{", output_index=0), ended("incomplete")],
+        ["0 tool_use c f", "0 + {", "0 stop"],
+        "finished 0 max_tokens",
+    ),
+    "cut off for a reason of tomorrow": (
+        [delta("output_text", "a"), ended("incomplete", incomplete_details={"reason": "tomorrow"})],
+        ["0 text", "0 + a", "0 stop"],
+        "finished 0 max_tokens",
+    ),
+    "cut off for a reason of this API alone": (
         [delta("output_text", "a"), ended("incomplete", incomplete_details={"reason": "steered"})],
         ["0 text", "0 + a", "0 stop"],
         "finished 0 other steered",

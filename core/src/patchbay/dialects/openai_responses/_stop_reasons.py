@@ -33,12 +33,14 @@ def read_ending(incomplete: str | None, *, has_tool: bool, has_refusal: bool, go
     """Reads how an answer ended, in the light of what it holds.
 
     Args:
-        incomplete: The reason why it is incomplete; None: it is complete.
+        incomplete: The reason why it is incomplete, empty where it does not say; None: it is complete.
         goes_on: Whether it says `"end_turn": false`.
     """
+    if incomplete in _OTHER:
+        return Finished(stop_reason=Finished.STOP_REASON_OTHER, raw=incomplete)
     if incomplete is not None:
-        reason = _INCOMPLETE.get(incomplete, Finished.STOP_REASON_OTHER)
-        return Finished(stop_reason=reason, raw=incomplete if reason == Finished.STOP_REASON_OTHER else "")
+        # Cut off for whatever reason: to other dialects' clients it must not look complete.
+        return Finished(stop_reason=_INCOMPLETE.get(incomplete, Finished.STOP_REASON_MAX_TOKENS))
     if has_tool:
         return Finished(stop_reason=Finished.STOP_REASON_TOOL_USE)
     if goes_on:
