@@ -107,6 +107,7 @@ def responses_turns() -> tuple[Json, list[list[Json]]]:
             reasoning | {"encrypted_content": "gAAAAB"},
             call("call_0", LONG_NAME),
             call(LONG_ID, "f"),
+            said("developer", "Look closely."),
             output("call_0"),
             output(LONG_ID),
         ],

@@ -26,6 +26,91 @@ def test_reasoning_in_a_tool_loop_of_a_client_that_forgets_it() -> None:
         assert written.warnings == ()
 
 
+NONE = "[There is no result of this call.]"
+
+# Conversations whose calls and results are apart, or lack one another: what is asked, and what the provider is told.
+LOOSE: dict[str, tuple[list[str], list[str]]] = {
+    "a message between": (["call a", "user wait", "result a r"], ["call a", "result a r", "user wait"]),
+    "an instruction between": (["call a", "developer now", "result a r"], ["call a", "result a r", "developer now"]),
+    "a message between results": (
+        ["call a", "call b", "result b r", "user wait", "result a r"],
+        ["call a", "call b", "result a r", "result b r", "user wait"],
+    ),
+    "no result": (["call a", "user so"], ["call a", f"result a {NONE}", "user so"]),
+    "one result of two": (
+        ["call a", "call b", "result b r", "user so"],
+        ["call a", "call b", f"result a {NONE}", "result b r", "user so"],
+    ),
+    "no result in the end": (["call a"], ["call a", f"result a {NONE}"]),
+    "no call": (["result a r", "user so"], ["user Result of tool call a:", "user r", "user so"]),
+    "two results": (
+        ["call a", "result a r", "result a s"],
+        ["call a", "result a r", "user Result of tool call a:", "user s"],
+    ),
+    "a result after the next answer": (
+        ["call a", "user so", "assistant no", "result a r"],
+        ["call a", f"result a {NONE}", "user so", "assistant no", "user Result of tool call a:", "user r"],
+    ),
+}
+
+
+def item(line: str) -> Json:
+    """An item of the Responses API."""
+    kind, name, *text = line.split(maxsplit=2)
+    if kind == "call":
+        return {"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"}
+    if kind == "result":
+        return {"type": "function_call_output", "call_id": name, "output": text[0]}
+    part = "output_text" if kind == "assistant" else "input_text"
+    return {"type": "message", "role": kind, "content": [{"type": part, "text": name}]}
+
+
+def lines_of(message: Json) -> list[str]:
+    """What a message of the other two APIs says, a line for each text, call and result."""
+    content = message["content"] or []
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    role = "developer" if message["role"] == "system" else message["role"]
+    if role == "tool":
+        return [f"result {message['tool_call_id']} {block['text']}" for block in blocks]
+    lines = [f"call {call['id']}" for call in message.get("tool_calls", ())]
+    for block in blocks:
+        match block["type"]:
+            case "tool_use":
+                lines.append(f"call {block['id']}")
+            case "tool_result":
+                lines += [f"result {block['tool_use_id']} {inner['text']}" for inner in block["content"]]
+            case _:
+                lines.append(f"{role} {block['text']}")
+    return lines
+
+
+@pytest.mark.parametrize("upstream", ["anthropic", "openai_chat"])
+@pytest.mark.parametrize("name", LOOSE)
+def test_results_go_right_behind_their_calls(name: str, upstream: str) -> None:
+    """OpenAI's Responses API takes some of these, the others none."""
+    asked, told = LOOSE[name]
+    body = {"model": "m", "input": [item("user hi"), *[item(line) for line in asked]]}
+    written = write_request("openai_responses", upstream, body, "claude-opus-4-8")
+    messages = check_request(upstream, written)["messages"]
+    assert [line for message in messages for line in lines_of(message)] == ["user hi", *told]
+    assert written.warnings == ()
+
+
+@pytest.mark.parametrize("upstream", DIALECTS)
+def test_calls_without_an_id_go_with_their_results_by_position(upstream: str) -> None:
+    calls = [{"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"}] * 2
+    outputs = [{"type": "function_call_output", "call_id": "", "output": text} for text in ("first", "second")]
+    written = write_request("openai_responses", upstream, {"model": "m", "input": [*calls, *outputs]})
+    body = check_request(upstream, written)
+    if upstream == "openai_responses":
+        ids = [(entry["call_id"], entry.get("output")) for entry in body["input"]]
+        assert ids == [(ids[0][0], None), (ids[1][0], None), (ids[0][0], "first"), (ids[1][0], "second")]
+    else:
+        first, second, *results = [line.split() for message in body["messages"] for line in lines_of(message)]
+        assert results == [["result", first[1], "first"], ["result", second[1], "second"]]
+        assert first != second
+
+
 @pytest.mark.parametrize(
     ("thinking", "effort"),
     [

@@ -7,6 +7,9 @@ from collections import deque
 
 from patchbay.dialects.tool_names import fitted
 
+# What an id may not be: empty.
+NOTHING = re.compile(r"(?!)")
+
 
 class CallIds:
     """The ids of one conversation, which depend on what came before them only.
@@ -17,7 +20,7 @@ class CallIds:
         maximum, forbidden: As for `patchbay.dialects.tool_names.fitted`.
     """
 
-    def __init__(self, forbidden: re.Pattern[str], maximum: int | None = None) -> None:
+    def __init__(self, forbidden: re.Pattern[str] = NOTHING, maximum: int | None = None) -> None:
         self._forbidden = forbidden
         self._maximum = maximum
         # Id as allowed -> how many calls had it.

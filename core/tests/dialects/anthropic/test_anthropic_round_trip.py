@@ -35,6 +35,7 @@ from patchbay.canonical import (
 )
 from patchbay.dialects.anthropic import DIALECT, AnthropicQuirks
 from patchbay.dialects.anthropic._quirks import ModelFeatures
+from patchbay.dialects.call_results import paired
 
 # Takes everything that some model takes.
 EVERYTHING = AnthropicQuirks(
@@ -152,7 +153,7 @@ _assistant_blocks = _decorated(_text_blocks | _tool_uses | _opaque)
 
 @st.composite
 def _messages(draw: st.DrawFn) -> list[Message]:
-    """User and assistant in turn, every assistant message begun with thinking, system messages where they may stand."""
+    """User and assistant in turn, every assistant message begun with thinking, the rest where it may stand."""
     messages = []
     for _ in range(draw(st.integers(1, 3))):
         blocks = draw(st.lists(_user_blocks, min_size=1, max_size=3))
@@ -164,7 +165,7 @@ def _messages(draw: st.DrawFn) -> list[Message]:
     calls = [block.tool_use for message in messages for block in message.blocks if block.HasField("tool_use")]
     for number, call in enumerate(calls):
         call.id = f"{call.id}-{number}"
-    return messages[: -1 if draw(st.booleans()) else None]
+    return list(paired(messages[: -1 if draw(st.booleans()) else None]))
 
 
 @st.composite

@@ -471,8 +471,10 @@ BLOCKS: list[tuple[Block, object, list[str]]] = [
 
 @pytest.mark.parametrize(("block", "written", "warned"), BLOCKS, ids=lambda value: str(value)[:50])
 def test_blocks(block: Block, written: object, warned: list[str]) -> None:
-    body, warnings = write(Chat(messages=[user(block)]))
-    assert body["messages"] == [{"role": "user", "content": [written]}]
+    # A result comes with its call.
+    called = [Message(role=ROLE_ASSISTANT, blocks=[use(block.tool_result.tool_use_id)])]
+    body, warnings = write(Chat(messages=[*(called if block.HasField("tool_result") else []), user(block)]))
+    assert body["messages"][-1] == {"role": "user", "content": [written]}
     assert list(warnings) == warned
 
 

@@ -114,19 +114,24 @@ thoughts = st.one_of(
 )
 # An empty refusal says nothing.
 refusals = st.builds(lambda t: Block(refusal=Refusal(text=t)), texts.filter(bool))
-results = st.builds(
-    lambda i, blocks, mark: marked(Block(tool_result=ToolResult(tool_use_id=i, blocks=blocks)), mark, "{}"),
-    words,
-    st.lists(text_blocks, max_size=2),
-    marks,
-)
+
+
+def result(call_id: str) -> SearchStrategy[Block]:
+    return st.builds(
+        lambda blocks, mark: marked(Block(tool_result=ToolResult(tool_use_id=call_id, blocks=blocks)), mark, "{}"),
+        st.lists(text_blocks, max_size=2),
+        marks,
+    )
 
 
 @st.composite
 def messages(draw: st.DrawFn) -> list[Message]:
-    """A conversation as this dialect has it: results stand alone, and no system message comes first unless named."""
+    """A conversation as this dialect has it: each call has an id and a result, and no system message comes first unless
+    named.
+    """
     found: list[Message] = []
-    for kind in draw(st.lists(st.sampled_from(["user", "assistant", "system", "results"]), max_size=4)):
+    calls = 0
+    for kind in draw(st.lists(st.sampled_from(["user", "assistant", "system"]), max_size=4)):
         name = draw(maybe(words))
         match kind:
             case "user":
@@ -138,17 +143,20 @@ def messages(draw: st.DrawFn) -> list[Message]:
                     st.lists(function_calls | custom_calls, max_size=2)
                 )
                 message = Message(role=ROLE_ASSISTANT, blocks=blocks, name=name)
-            case "system":
+            case _:
                 role = draw(st.sampled_from([ROLE_SYSTEM, ROLE_DEVELOPER]))
                 blocks = draw(st.lists(text_blocks, max_size=2))
                 is_first = not any(m.role in (ROLE_USER, ROLE_ASSISTANT) for m in found)
                 message = Message(role=role, blocks=blocks, name=name or ("n" if is_first else None))
-            case _:
-                if found and any(block.HasField("tool_result") for block in found[-1].blocks):
-                    continue
-                found.append(Message(role=ROLE_USER, blocks=draw(st.lists(results, min_size=1, max_size=2))))
-                continue
         found.append(extended(message, draw(objects)))
+        results = []
+        for block in message.blocks:
+            if block.HasField("tool_use"):
+                calls += 1
+                block.tool_use.id += str(calls)
+                results.append(draw(result(block.tool_use.id)))
+        if results:
+            found.append(Message(role=ROLE_USER, blocks=results))
     return found
 
 
@@ -251,7 +259,10 @@ def test_a_chat_survives(chat: Chat) -> None:
 def test_a_growing_conversation_keeps_its_prefix(chat: Chat) -> None:
     """A provider caches by prefix: what was sent in turn N is sent again, byte for byte, in turn N+1."""
     before = b""
-    for end in range(1, len(chat.messages) + 1):
+    for end, message in enumerate(chat.messages, start=1):
+        # Calls are asked about with their results.
+        if message.role == ROLE_ASSISTANT:
+            continue
         turn = Chat(system=chat.system, messages=chat.messages[:end])
         body = DIALECT.write_request(turn, "m", QUIRKS).body
         assert body.startswith(before)

@@ -22,6 +22,10 @@ def write(text: str, quirks: OpenAIChatQuirks = QUIRKS) -> WrittenRequest:
     return DIALECT.write_request(text_format.Parse(text, Chat()), "m", quirks)
 
 
+def no_result(call_id: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": "[There is no result of this call.]"}
+
+
 def warned(written: WrittenRequest) -> list[str]:
     return [f"{warning.parameter}: {warning.message}" for warning in written.warnings]
 
@@ -184,7 +188,8 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
         (
             'messages { role: ROLE_ASSISTANT blocks { text { text: "so" } }'
             'blocks { tool_use { id: "c1" name: "f" input_json: "{\\"a\\": 1}" } }'
-            'blocks { tool_use { id: "c2" name: "g" text_input: "ls" } } }'
+            'blocks { tool_use { id: "c2" name: "g" text_input: "ls" } }'
+            'blocks { tool_use { id: "c3" name: "h" } } blocks { tool_use { id: "c4" name: "h" } } }'
             'messages { role: ROLE_USER blocks { text { text: "first" } }'
             'blocks { tool_result { tool_use_id: "c1" blocks { text { text: "one" } } is_error: true } }'
             'blocks { tool_result { tool_use_id: "c2" blocks { text { text: "x" } } blocks { text { text: "y" } } } }'
@@ -198,6 +203,8 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
                 "tool_calls": [
                     {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
                     {"id": "c2", "type": "custom", "custom": {"name": "g", "input": "ls"}},
+                    {"id": "c3", "type": "function", "function": {"name": "h", "arguments": ""}},
+                    {"id": "c4", "type": "function", "function": {"name": "h", "arguments": ""}},
                 ],
             },
             {"role": "tool", "tool_call_id": "c1", "content": "one"},
@@ -215,12 +222,22 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
     "images of tool results follow in a user message": (
         {},
         (
+            'messages { role: ROLE_ASSISTANT blocks { tool_use { id: "c1" name: "f" input_json: "{}" } }'
+            'blocks { tool_use { id: "c2" name: "f" input_json: "{}" } } }'
             'messages { role: ROLE_USER blocks { tool_result { tool_use_id: "c1" blocks { text { text: "one" } }'
             'blocks { image { source { url: "u1" } } } } }'
             'blocks { tool_result { tool_use_id: "c2" blocks { image { source { url: "u2" } } } } }'
             'blocks { text { text: "see" } } }'
         ),
         [
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                    for call_id in ("c1", "c2")
+                ],
+            },
             {"role": "tool", "tool_call_id": "c1", "content": "one"},
             {"role": "tool", "tool_call_id": "c2", "content": "The result is in the next user message."},
             {
@@ -258,7 +275,8 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
                 "content": None,
                 "reasoning_content": "r\n\ns",
                 "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
-            }
+            },
+            no_result("c"),
         ],
         [],
     ),
@@ -310,7 +328,9 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
                     },
                     {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
                 ],
-            }
+            },
+            no_result("c1"),
+            no_result("c2"),
         ],
         [],
     ),
@@ -333,7 +353,9 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, list[dict[str, Any]], list[str]]]
                     },
                     {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
                 ],
-            }
+            },
+            no_result("c1"),
+            no_result("c2"),
         ],
         [],
     ),
@@ -700,12 +722,12 @@ def test_calls_of_custom_tools() -> None:
         messages { role: ROLE_ASSISTANT blocks { tool_use { id: "e" name: "g" input_json: "{}" } } }
     """
     native, wrapped = write(text), write(text, replace(QUIRKS, custom_tools=False))
-    calls = [message["tool_calls"][0] for message in json.loads(native.body)["messages"]]
+    calls = [message["tool_calls"][0] for message in json.loads(native.body)["messages"][:3]]
     assert calls[0] == {"id": "c", "type": "custom", "custom": {"name": "n__g", "input": 'a\n"b'}}
     assert calls[1] == {"id": "d", "type": "custom", "custom": {"name": "n__g", "input": ""}}
     assert calls[2] == {"id": "e", "type": "function", "function": {"name": "g", "arguments": "{}"}}
     assert native.names == {"n__g": ClientTool("g", "n")}
-    calls = [message["tool_calls"][0]["function"] for message in json.loads(wrapped.body)["messages"]]
+    calls = [message["tool_calls"][0]["function"] for message in json.loads(wrapped.body)["messages"][:3]]
     assert [(call["name"], json.loads(call["arguments"])) for call in calls] == [
         ("n__g", {"input": 'a\n"b'}),
         ("n__g", {"input": ""}),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, ROLE_USER, Chat, Message
+from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Chat, Message
 from patchbay.dialects.anthropic._json import Fields, Object, add_missing, load_fields
 from patchbay.dialects.anthropic._write_blocks import BlockWriter, Written, type_of
+from patchbay.dialects.call_results import paired
 from patchbay.dialects.request_warnings import Warnings
 from patchbay.dialects.tool_names import ToolNames
 from patchbay.errors import InvalidRequest
@@ -31,8 +32,9 @@ class MessageWriter:
 
     - A system or developer message inside the conversation stays one where the model takes it and it stands where the
       API allows it: behind a user turn, with an assistant turn or nothing after it. Elsewhere it becomes a user message
-      with the same text. Between tool calls and their results, where nothing may stand, it moves behind the results.
-    - Tool results in consecutive messages become one message, as the API wants all results of a turn together.
+      with the same text.
+    - Tool results stand right behind their calls. Those in consecutive messages become one message, as the API wants
+      all results of a turn together.
     - A message with nothing left to say is left out.
     """
 
@@ -41,8 +43,6 @@ class MessageWriter:
         self._blocks = BlockWriter(warnings, names)
         self._system_messages = system_messages
         self._turns: list[_Turn] = []
-        # System texts that wait for the results of the tool calls before them.
-        self._waiting: list[_Turn] = []
 
     def write(self, chat: Chat) -> list[Object]:
         """The messages of the conversation.
@@ -50,9 +50,9 @@ class MessageWriter:
         Raises:
             InvalidRequest: There is nothing to send.
         """
-        for index, message in enumerate(chat.messages):
-            self._write(message, chat.messages[index + 1 : index + 2])
-        self._release()
+        messages = list(paired(chat.messages))
+        for index, message in enumerate(messages):
+            self._write(message, messages[index + 1 : index + 2])
         if not self._turns:
             raise InvalidRequest("messages: at least one message is required", "messages")
         return [self._object(turn) for turn in self._turns]
@@ -79,7 +79,6 @@ class MessageWriter:
         if turn.role == "user" and turn.has_tool_result:
             self._write_results(turn)
         else:
-            self._release()
             self._turns.append(turn)
 
     def _write_results(self, turn: _Turn) -> None:
@@ -91,7 +90,7 @@ class MessageWriter:
             self._turns.append(turn)
 
     def _write_system(self, turn: _Turn, following: Sequence[Message], *, is_system: bool) -> None:
-        behind_user = bool(self._turns) and self._turns[-1].role == "user" and not self._waiting
+        behind_user = bool(self._turns) and self._turns[-1].role == "user"
         before_assistant = not following or following[0].role == ROLE_ASSISTANT
         if self._system_messages and behind_user and before_assistant:
             self._turns.append(turn)
@@ -102,22 +101,10 @@ class MessageWriter:
                 "a system message inside the conversation is not supported here; it is sent as a user message",
             )
         turn.role = "user"
-        awaits_results = bool(following) and following[0].role == ROLE_USER and _has_result(following[0])
-        if awaits_results or self._waiting:
-            self._waiting.append(turn)
-        else:
-            self._turns.append(turn)
-
-    def _release(self) -> None:
-        self._turns.extend(self._waiting)
-        self._waiting.clear()
+        self._turns.append(turn)
 
     @staticmethod
     def _object(turn: _Turn) -> Object:
         written: Object = {"role": turn.role, "content": turn.content}
         add_missing(written, turn.extension)
         return written
-
-
-def _has_result(message: Message) -> bool:
-    return any(block.WhichOneof("kind") == "tool_result" for block in message.blocks)

@@ -1,7 +1,7 @@
 """Writes the messages of a Chat Completions request.
 
-A message's bytes depend on that message alone, so that a conversation that grows keeps its prefix, and with it the
-provider's prompt cache.
+A message's bytes depend only on what came before it, so that a conversation that grows keeps its prefix, and with it
+the provider's prompt cache.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Block, Chat, Message
+from patchbay.dialects.call_ids import CallIds
+from patchbay.dialects.call_results import paired
 from patchbay.dialects.custom_tools import wrapped_input
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
@@ -18,7 +20,7 @@ from patchbay.dialects.openai_chat._reasoning import encrypted_detail, extra_con
 from patchbay.dialects.openai_chat._write_parts import PartWriter, cache_mark
 from patchbay.dialects.request_warnings import Warnings
 from patchbay.dialects.signatures import is_openai_made
-from patchbay.dialects.tool_names import ToolNames, fitted
+from patchbay.dialects.tool_names import ToolNames
 
 _PARAGRAPH = "\n\n"
 
@@ -31,6 +33,7 @@ class MessageWriter:
         self._names = names
         self._warnings = warnings
         self._parts = PartWriter(quirks, warnings)
+        self._ids = CallIds(maximum=quirks.max_tool_call_id)
 
     def write(self, chat: Chat) -> bytes:
         """The array of messages, the system prompt first."""
@@ -40,7 +43,7 @@ class MessageWriter:
             system = dump(self._quirks.system_required)
         if system is not None:
             written.append(dump_object({"role": dump(self._quirks.system_role), "content": system}))
-        for message in chat.messages:
+        for message in paired(chat.messages):
             written.extend(self._message(message))
         return dump_array(written)
 
@@ -100,12 +103,13 @@ class MessageWriter:
 
     def _tool_message(self, block: Block) -> tuple[bytes, list[Object]]:
         result = block.tool_result
+        call_id = self._ids.of_result(result.tool_use_id)
         parts = self._parts.of_blocks(result.blocks, "tool")
         texts = [part for part in parts if part["type"] == b'"text"']
         attachments = [part for part in parts if part["type"] != b'"text"']
         content = self._content(texts)
         if attachments:
-            label = f"Content of the result of tool call {self._call_id(result.tool_use_id)}:"
+            label = f"Content of the result of tool call {call_id}:"
             attachments.insert(0, {"type": b'"text"', "text": dump(label)})
             if content is None:
                 content = dump("The result is in the next user message.")
@@ -114,7 +118,7 @@ class MessageWriter:
             content = b'"Error"' if result.is_error else b'""'
         fields: Object = {
             "role": b'"tool"',
-            "tool_call_id": dump(self._call_id(result.tool_use_id)),
+            "tool_call_id": dump(call_id),
             "content": content,
         }
         if block.HasField("cache"):
@@ -163,7 +167,7 @@ class MessageWriter:
 
     def _tool_call(self, block: Block, extra_content: bytes | None) -> bytes:
         use = block.tool_use
-        fields: Object = {"id": dump(self._call_id(use.id))}
+        fields: Object = {"id": dump(self._ids.of_call(use.id))}
         is_text = use.HasField("text_input")
         tool = self._names.of(use.name, use.namespace, custom=is_text)
         name = dump(tool.name)
@@ -179,9 +183,6 @@ class MessageWriter:
             own.setdefault("extra_content", extra_content)
         add_missing(fields, own)
         return dump_object(fields)
-
-    def _call_id(self, call_id: str) -> str:
-        return fitted(call_id, self._quirks.max_tool_call_id)
 
     def _thinking(self, thought: Iterable[Block]) -> Object:
         field = self._quirks.echo_reasoning

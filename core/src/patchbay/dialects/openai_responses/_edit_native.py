@@ -11,11 +11,11 @@ from collections.abc import Callable
 import msgspec
 
 from patchbay.dialects.base import NativeEdit
+from patchbay.dialects.call_ids import NOTHING
 from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_array, load_object
 from patchbay.dialects.native import set_top_level
 from patchbay.dialects.openai_responses._item_rules import (
     MESSAGE_METADATA,
-    NOTHING,
     fit_fields,
     fit_schema,
     fit_tier,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from patchbay.dialects.hints import is_hint, is_limit
@@ -20,8 +18,6 @@ _ID_PREFIXES = {
     "custom_tool_call_output": "ctc",
 }
 MESSAGE_METADATA = "internal_chat_message_metadata_passthrough"
-# What a call's id may not be: empty.
-NOTHING = re.compile(r"(?!)")
 
 
 def fit_fields(fields: Object, kind: str, quirks: OpenAIResponsesQuirks, *, keeps_ids: bool = False) -> bool:

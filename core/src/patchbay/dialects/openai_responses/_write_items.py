@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Block, Chat, Message, Text
+from patchbay.canonical import ROLE_ASSISTANT, ROLE_DEVELOPER, ROLE_SYSTEM, Block, Chat, Message
 from patchbay.dialects.call_ids import CallIds
+from patchbay.dialects.call_results import NO_RESULT, without_call
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
-from patchbay.dialects.openai_responses._item_rules import NOTHING, fit_fields
+from patchbay.dialects.openai_responses._item_rules import fit_fields
 from patchbay.dialects.openai_responses._notes import INSTRUCTIONS, ITEM
 from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
 from patchbay.dialects.openai_responses._write_content import PartWriter, is_part, note_of, rest_of
@@ -20,7 +21,6 @@ from patchbay.dialects.request_warnings import Warnings
 from patchbay.dialects.signatures import is_openai_made
 from patchbay.dialects.tool_names import ToolNames
 
-_NO_OUTPUT = "[There is no result of this call.]"
 _PARAGRAPH = "\n\n"
 _SYSTEM_ROLES = (ROLE_SYSTEM, ROLE_DEVELOPER)
 
@@ -40,7 +40,7 @@ class ItemWriter:
         self._warnings = warnings
         self._keeps_items = keeps_items
         self._parts = PartWriter(quirks, warnings)
-        self._ids = CallIds(NOTHING, quirks.max_call_id)
+        self._ids = CallIds(maximum=quirks.max_call_id)
         # Calls without an output: id -> the client's id, and whether of a custom tool.
         self._unanswered: dict[str, tuple[str, bool]] = {}
         # Whether the client has said something since the model did.
@@ -192,7 +192,7 @@ class ItemWriter:
         """Writes a tool's result; one without its call is returned as what the user says instead."""
         result = block.tool_result
         if not self._keeps_items and not self._ids.is_open(result.tool_use_id):
-            return [Block(text=Text(text=f"Result of tool call {result.tool_use_id}:")), *result.blocks]
+            return without_call(result)
         rest = self._rest(block, "input.")
         call_id = self._ids.of_result(result.tool_use_id)
         is_custom = rest.pop("type", None) == b'"custom_tool_call_output"'
@@ -208,7 +208,7 @@ class ItemWriter:
         for call_id, (client_id, is_custom) in self._unanswered.items():
             self._ids.of_result(client_id)
             kind = "custom_tool_call_output" if is_custom else "function_call_output"
-            self._add(kind, {"call_id": dump(call_id), "output": dump(_NO_OUTPUT)}, {})
+            self._add(kind, {"call_id": dump(call_id), "output": dump(NO_RESULT)}, {})
         self._unanswered.clear()
 
     def _rest(self, block: Block, place: str) -> Object:
