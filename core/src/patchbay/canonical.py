@@ -32,6 +32,7 @@ from patchbay_proto.v1.chat_pb2 import (
     Thinking,
     Tool,
     ToolChoice,
+    ToolName,
     ToolResult,
     ToolUse,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "Tool",
     "ToolChoice",
     "ToolInputDelta",
+    "ToolName",
     "ToolResult",
     "ToolUse",
     "ToolUseStart",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
@@ -109,6 +111,48 @@ def test_calls_without_an_id_go_with_their_results_by_position(upstream: str) ->
         first, second, *results = [line.split() for message in body["messages"] for line in lines_of(message)]
         assert results == [["result", first[1], "first"], ["result", second[1], "second"]]
         assert first != second
+
+
+LONG_NAME = "mcp__server__" + "x" * 70
+
+
+def choosing(client: str, mode: str, *more: Json) -> Json:
+    """A request that offers four tools, of which two may be called."""
+    kinds = {LONG_NAME: "function", "f": "function", "g": "custom", "h": "custom"}
+    if client == "openai_responses":
+        tools = [{"type": kind, "name": name} for name, kind in kinds.items()]
+        choice = {"type": "allowed_tools", "mode": mode, "tools": [tools[2], tools[0], *more]}
+        return {"input": "hi", "tools": [*tools, *more], "tool_choice": choice}
+    named = [{"type": kind, kind: {"name": name}} for name, kind in kinds.items()]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named[2], named[0]]}}
+    return {"messages": [{"role": "user", "content": "hi"}], "tools": named, "tool_choice": choice}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@pytest.mark.parametrize("upstream", DIALECTS)
+@pytest.mark.parametrize("client", ["openai_chat", "openai_responses"])
+def test_a_choice_among_some_tools(client: str, upstream: str, mode: str) -> None:
+    written = write_request(client, upstream, {"model": "m"} | choosing(client, mode))
+    body = json.loads(written.body)
+    assert written.warnings == ()
+    (long,) = [name for name, tool in written.names.items() if tool.name == LONG_NAME] or [LONG_NAME]
+    offered = [tool.get("name") or tool[tool["type"]]["name"] for tool in body["tools"]]
+    if upstream == "openai_responses":
+        assert offered == [long, "f", "g", "h"]
+        tools = [{"type": "custom", "name": "g"}, {"type": "function", "name": long}]
+        assert body["tool_choice"] == {"type": "allowed_tools", "mode": mode, "tools": tools}
+    else:
+        assert offered == [long, "g"]
+        in_anthropics_words = {"auto": {"type": "auto"}, "required": {"type": "any"}}
+        assert body["tool_choice"] == (in_anthropics_words[mode] if upstream == "anthropic" else mode)
+
+
+@pytest.mark.parametrize("upstream", ["anthropic", "openai_chat"])
+def test_a_choice_among_tools_of_others_is_left_out(upstream: str) -> None:
+    body = {"model": "m"} | choosing("openai_responses", "auto", {"type": "web_search"})
+    written = write_request("openai_responses", upstream, body)
+    assert "tool_choice" not in json.loads(written.body)
+    assert [warning.parameter for warning in written.warnings] == ["tool_choice"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from patchbay.canonical import Tool
+from patchbay.canonical import Chat, Tool
 
 _DIGEST_LENGTH = 8
 
@@ -100,11 +100,9 @@ class ToolNames:
         # Name upstream -> the client's tool.
         self.changed: dict[str, ClientTool] = {}
         for tool in tools:
-            match tool.WhichOneof("kind"):
-                case "function":
-                    self._register(_Key(tool.function.name, tool.function.namespace, False))
-                case "custom":
-                    self._register(_Key(tool.custom.name, tool.custom.namespace, True))
+            key = _key_of(tool)
+            if key is not None:
+                self._register(key)
 
     def of(self, name: str, namespace: str = "", *, custom: bool = False) -> UpstreamTool:
         """The upstream's word for a tool, whether or not it is one of the chat's."""
@@ -114,6 +112,17 @@ class ToolNames:
         """Whether the tool is one of the chat's."""
         key = self._key(name, namespace, custom)
         return key.namespace in self._homes.get((key.name, key.custom), ())
+
+    def allowed(self, chat: Chat) -> Iterable[Tool]:
+        """The tools that the chat's choice allows, for an upstream that has no word for a choice among some.
+
+        It reads the tools before all else, so that another choice in the next turn finds less in its cache.
+        """
+        choice = chat.tool_choice.allowed
+        if not choice:
+            return chat.tools
+        keys = {self._key(one.name, one.namespace, one.custom) for one in choice}
+        return [tool for tool in chat.tools if _key_of(tool) in keys]
 
     def _register(self, key: _Key) -> None:
         self._homes.setdefault((key.name, key.custom), set()).add(key.namespace)
@@ -166,3 +175,13 @@ class _Key(NamedTuple):
     name: str
     namespace: str
     custom: bool
+
+
+def _key_of(tool: Tool) -> _Key | None:
+    """None: the provider runs it."""
+    match tool.WhichOneof("kind"):
+        case "function":
+            return _Key(tool.function.name, tool.function.namespace, False)
+        case "custom":
+            return _Key(tool.custom.name, tool.custom.namespace, True)
+    return None

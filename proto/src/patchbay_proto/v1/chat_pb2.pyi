@@ -930,6 +930,7 @@ class ToolChoice(_message.Message):
     OPAQUE_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
     mode: Global___ToolChoice.Mode.ValueType
     name: _builtins.str
     """The tool's name, with MODE_TOOL."""
@@ -939,7 +940,11 @@ class ToolChoice(_message.Message):
     """The tool is a custom tool, with MODE_TOOL."""
     @_builtins.property
     def opaque(self) -> Global___Opaque:
-        """A choice only one dialect knows (OpenAI `allowed_tools`), instead of a mode."""
+        """A choice only one dialect knows, such as a tool that the provider runs, instead of a mode."""
+
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolName]:
+        """The only tools of the chat that may be called (OpenAI `allowed_tools`), with MODE_AUTO and MODE_ANY; empty: all."""
 
     def __init__(
         self,
@@ -949,14 +954,44 @@ class ToolChoice(_message.Message):
         opaque: Global___Opaque | None = ...,
         namespace: _builtins.str = ...,
         custom: _builtins.bool = ...,
+        allowed: _abc.Iterable[Global___ToolName] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opaque", b"opaque"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom", b"custom", "mode", b"mode", "name", b"name", "namespace", b"namespace", "opaque", b"opaque"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "custom", b"custom", "mode", b"mode", "name", b"name", "namespace", b"namespace", "opaque", b"opaque"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
+@_typing.final
+class ToolName(_message.Message):
+    """What tells the client's tools apart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    namespace: _builtins.str
+    """Empty: none."""
+    custom: _builtins.bool
+    """A custom tool may have the name of a function."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        custom: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom", b"custom", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolName: _TypeAlias = ToolName  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):

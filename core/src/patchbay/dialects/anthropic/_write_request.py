@@ -142,7 +142,8 @@ def _enforceable(schema: str, parameter: str, warnings: Warnings) -> str:
 def _write_tools(body: Object, chat: Chat, features: ModelFeatures, warnings: Warnings, names: ToolNames) -> None:
     choice_rest = body.pop("tool_choice", None)
     intro = NamespaceIntro(chat.namespaces)
-    tools = [written for tool in chat.tools if (written := _tool(tool, features, warnings, names, intro)) is not None]
+    offered = names.allowed(chat)
+    tools = [written for tool in offered if (written := _tool(tool, features, warnings, names, intro)) is not None]
     choice = _tool_choice(chat, warnings, names)
     if not tools:
         if chat.tool_choice.mode in (ToolChoice.MODE_ANY, ToolChoice.MODE_TOOL):

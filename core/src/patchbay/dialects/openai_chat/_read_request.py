@@ -29,6 +29,9 @@ _MODES = {
     "required": ToolChoice.MODE_ANY,
 }
 
+# The types of tools.
+_KINDS = ("function", "custom")
+
 
 def read_request(body: bytes) -> Chat:
     """Reads a client's body into a chat.
@@ -194,7 +197,7 @@ def _read_tools(fields: Fields, chat: Chat) -> None:
 def _read_tool(raw: bytes, path: str) -> Tool:
     fields = Fields.of(raw, path)
     kind = fields.required_string("type")
-    if kind not in ("function", "custom"):
+    if kind not in _KINDS:
         return Tool(opaque=Opaque(dialect=NAME, json=raw.decode()))
     definition = fields.required(kind, fields.object(kind))
     is_custom = kind == "custom"
@@ -235,12 +238,31 @@ def _read_choice(raw: bytes, choice: ToolChoice) -> None:
         return
     fields = Fields.of(raw, "tool_choice")
     kind = fields.required_string("type")
-    if kind not in ("function", "custom"):
-        choice.opaque.CopyFrom(Opaque(dialect=NAME, json=raw.decode()))
-        return
-    choice.name = fields.required(kind, fields.object(kind)).required_string("name")
-    choice.mode = ToolChoice.MODE_TOOL
-    choice.custom = kind == "custom"
+    if kind in _KINDS:
+        choice.name = fields.required(kind, fields.object(kind)).required_string("name")
+        choice.mode = ToolChoice.MODE_TOOL
+        choice.custom = kind == "custom"
+    elif kind != "allowed_tools" or not _read_allowed(fields, choice):
+        choice.CopyFrom(ToolChoice(opaque=Opaque(dialect=NAME, json=raw.decode())))
+
+
+def _read_allowed(fields: Fields, choice: ToolChoice) -> bool:
+    """Reads a choice among some tools, unless it says more than their names."""
+    options = fields.object("allowed_tools") or Fields({})
+    mode = options.string("mode")
+    for number, raw in enumerate(options.array("tools") or []):
+        tool = Fields.of(raw, f"{options.at('tools')}[{number}]")
+        kind = tool.required_string("type")
+        if kind not in _KINDS:
+            return False
+        named = tool.required(kind, tool.object(kind))
+        choice.allowed.add(name=named.required_string("name"), custom=kind == "custom")
+        if tool.rest() or named.rest():
+            return False
+    if mode not in ("auto", "required") or not choice.allowed or options.rest():
+        return False
+    choice.mode = _MODES[mode]
+    return True
 
 
 def _read_legacy_choice(raw: bytes, choice: ToolChoice) -> None:

@@ -105,7 +105,9 @@ def _sampling(sampling: Sampling, quirks: OpenAIChatQuirks, warnings: Warnings) 
 def _tools(chat: Chat, quirks: OpenAIChatQuirks, names: ToolNames, warnings: Warnings) -> Object:
     body: Object = {}
     intro = NamespaceIntro(chat.namespaces)
-    written = [text for tool in chat.tools if (text := _tool(tool, quirks, names, intro, warnings)) is not None]
+    written = [
+        text for tool in names.allowed(chat) if (text := _tool(tool, quirks, names, intro, warnings)) is not None
+    ]
     choice = chat.tool_choice
     if not written:
         # What is said about tools is refused where there are none.

@@ -18,6 +18,9 @@ _MODES = {
     "required": ToolChoice.MODE_ANY,
 }
 
+# The types of tools that the client runs.
+_KINDS = ("function", "custom")
+
 
 def read_tools(fields: Fields, name: str, namespaces: MutableMapping[str, str]) -> list[Tool]:
     """Reads an array of tools, and into `namespaces` what its groups are for.
@@ -43,13 +46,31 @@ def read_choice(raw: bytes, choice: ToolChoice) -> None:
         return
     fields = Fields.of(raw, "tool_choice")
     kind = fields.required_string("type")
-    if kind not in ("function", "custom"):
-        choice.opaque.CopyFrom(Opaque(dialect=NAME, json=raw.decode()))
-        return
-    choice.name = fields.required_string("name")
-    choice.namespace = fields.string("namespace") or ""
-    choice.mode = ToolChoice.MODE_TOOL
-    choice.custom = kind == "custom"
+    if kind in _KINDS:
+        choice.name = fields.required_string("name")
+        choice.namespace = fields.string("namespace") or ""
+        choice.mode = ToolChoice.MODE_TOOL
+        choice.custom = kind == "custom"
+    elif kind != "allowed_tools" or not _read_allowed(fields, choice):
+        choice.CopyFrom(ToolChoice(opaque=Opaque(dialect=NAME, json=raw.decode())))
+
+
+def _read_allowed(fields: Fields, choice: ToolChoice) -> bool:
+    """Reads a choice among some tools, unless it says more than their names: some of them the provider runs."""
+    mode = fields.string("mode")
+    for number, raw in enumerate(fields.array("tools") or []):
+        tool = Fields.of(raw, f"tool_choice.tools[{number}]")
+        kind = tool.required_string("type")
+        if kind not in _KINDS:
+            return False
+        name, namespace = tool.required_string("name"), tool.string("namespace") or ""
+        choice.allowed.add(name=name, namespace=namespace, custom=kind == "custom")
+        if tool.rest():
+            return False
+    if mode not in ("auto", "required") or not choice.allowed or fields.rest():
+        return False
+    choice.mode = _MODES[mode]
+    return True
 
 
 def _read_all(tools: Iterable[bytes], path: str, namespace: str, namespaces: MutableMapping[str, str]) -> list[Tool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from patchbay.canonical import Chat, CustomTool, FunctionTool, Opaque, Tool, ToolChoice
+from patchbay.canonical import Chat, CustomTool, FunctionTool, Opaque, Tool, ToolChoice, ToolName
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_array, load_object
 from patchbay.dialects.openai_responses._item_rules import fit_schema, fit_tool_type
 from patchbay.dialects.openai_responses._notes import ADDITIONAL_TOOLS, GROUP, NAMESPACE, PLACE
@@ -73,20 +73,28 @@ class ToolWriter:
             items.insert(place, dump_object(item))
 
     def _write_choice(self, body: Object, choice: ToolChoice) -> None:
-        if choice.mode in _CHOICES:
+        allowed = [self._choice(one) for one in choice.allowed if self._offers(one)]
+        if allowed:
+            chosen: Object = {"type": b'"allowed_tools"', "mode": dump(_CHOICES[choice.mode])}
+            body["tool_choice"] = dump_object({**chosen, "tools": dump_array(allowed)})
+        elif choice.mode in _CHOICES and not choice.allowed:
             body["tool_choice"] = dump(_CHOICES[choice.mode])
         elif choice.HasField("opaque") and choice.opaque.dialect == NAME:
             body["tool_choice"] = self._fit_type(choice.opaque.json)
-        elif choice.mode == ToolChoice.MODE_TOOL and self._names.offers(
-            choice.name, choice.namespace, custom=choice.custom
-        ):
-            tool = self._names.of(choice.name, choice.namespace, custom=choice.custom)
-            written: Object = {"type": b'"custom"' if tool.is_custom else b'"function"', "name": dump(tool.name)}
-            if tool.namespace:
-                written["namespace"] = dump(tool.namespace)
-            body["tool_choice"] = dump_object(written)
+        elif choice.mode == ToolChoice.MODE_TOOL and self._offers(choice):
+            body["tool_choice"] = self._choice(choice)
         else:
             self._warnings.dropped("tool_choice")
+
+    def _offers(self, named: ToolChoice | ToolName) -> bool:
+        return self._names.offers(named.name, named.namespace, custom=named.custom)
+
+    def _choice(self, named: ToolChoice | ToolName) -> bytes:
+        tool = self._names.of(named.name, named.namespace, custom=named.custom)
+        written: Object = {"type": b'"custom"' if tool.is_custom else b'"function"', "name": dump(tool.name)}
+        if tool.namespace:
+            written["namespace"] = dump(tool.namespace)
+        return dump_object(written)
 
     def _add(self, tool: Tool) -> None:
         own = load_object(self._warnings.own_extension(tool.extensions, "tools."))
