@@ -156,6 +156,23 @@ def test_a_choice_among_tools_of_others_is_left_out(upstream: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("others", "choice", "warned"), [([], "required", []), ([{"name": "f", "input_schema": {}}], None, ["tool_choice"])]
+)
+def test_a_web_search_that_claude_code_forces(others: list[Json], choice: str | None, warned: list[str]) -> None:
+    """Servers that compare with OpenAI's types refuse a choice of the tool itself, but not of the only one there is."""
+    body = {
+        "model": "m",
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}, *others],
+        "tool_choice": {"type": "tool", "name": "web_search"},
+    }
+    written = write_request("anthropic", "openai_responses", body)
+    assert check_request("openai_responses", written).get("tool_choice") == choice
+    assert [warning.parameter for warning in written.warnings] == warned
+
+
+@pytest.mark.parametrize(
     ("thinking", "effort"),
     [
         ({"type": "enabled", "budget_tokens": 1024}, "low"),

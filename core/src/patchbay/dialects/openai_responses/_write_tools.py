@@ -42,6 +42,8 @@ class ToolWriter:
         self._names = names
         self._warnings = warnings
         self._lists: list[_List] = [_List(None)]
+        # What Anthropic's clients call their web searches.
+        self._searches: set[bytes] = set()
         for tool in chat.tools:
             self._add(tool)
         for some in self._lists:
@@ -83,6 +85,9 @@ class ToolWriter:
             body["tool_choice"] = self._fit_type(choice.opaque.json)
         elif choice.mode == ToolChoice.MODE_TOOL and self._offers(choice):
             body["tool_choice"] = self._choice(choice)
+        elif dump(choice.name) in self._searches and sum(len(some.tools) for some in self._lists) == 1:
+            # Not every server takes a choice of a hosted tool, but the only tool is the one.
+            body["tool_choice"] = b'"required"'
         else:
             self._warnings.dropped("tool_choice")
 
@@ -183,6 +188,7 @@ class ToolWriter:
             return self._fit_type(tool.json)
         fields = load_object(tool.json)
         if tool.dialect == "anthropic" and fields.get("type", b"").startswith(b'"web_search_'):
+            self._searches.add(fields.get("name", b'""'))
             return self._web_search(fields)
         self._warnings.dropped_tool(tool)
         return None
