@@ -173,6 +173,23 @@ def test_a_web_search_that_claude_code_forces(others: list[Json], choice: str | 
 
 
 @pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+        ({"include": ["message.output_text.logprobs"]}, {"logprobs": True}),
+        # Alone it asks for nothing, and Chat Completions refuses it.
+        ({"top_logprobs": 3}, {}),
+        ({"top_logprobs": 0}, {}),
+    ],
+)
+def test_log_probabilities_of_the_responses_api(asked: Json, told: Json) -> None:
+    written = write_request("openai_responses", "openai_chat", {"model": "m", "input": "hi"} | asked)
+    body = check_request("openai_chat", written)
+    assert {name: value for name, value in body.items() if "logprobs" in name} == told
+    assert written.warnings == ()
+
+
+@pytest.mark.parametrize(
     ("thinking", "effort"),
     [
         ({"type": "enabled", "budget_tokens": 1024}, "low"),

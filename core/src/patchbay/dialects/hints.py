@@ -86,6 +86,8 @@ _FIELDS: dict[str, frozenset[str]] = {
             "defer_loading",
             "allowed_callers",
             "output_schema",
+            # Read where they are asked for.
+            "top_logprobs",
             # Of earlier answers.
             "annotations",
             "logprobs",

@@ -206,8 +206,6 @@ def chats(draw: st.DrawFn) -> Chat:
             max_tokens=draw(maybe(st.integers(16, 2**63 - 1))),
             temperature=draw(maybe(numbers)),
             top_p=draw(maybe(numbers)),
-            logprobs=draw(maybe(st.just(True))),
-            top_logprobs=draw(maybe(st.integers(0, 20))),
         ),
         user=draw(maybe(texts)),
         metadata=draw(st.dictionaries(words, texts, max_size=2)),
@@ -215,6 +213,8 @@ def chats(draw: st.DrawFn) -> Chat:
         stream=draw(st.booleans()),
     )
     chat.include_usage = chat.stream
+    if draw(st.booleans()):
+        chat.sampling.MergeFrom(Sampling(logprobs=True, top_logprobs=draw(maybe(st.integers(0, 20)))))
     if draw(st.booleans()):
         chat.system.append(extended(Block(text=Text(text=draw(texts.filter(bool)))), {"instructions": True}))
     for role in draw(st.lists(st.sampled_from(["system", "developer"]), max_size=2)):

@@ -73,19 +73,20 @@ def _read_sampling(fields: Fields, chat: Chat) -> None:
     sampling = chat.sampling
     max_tokens = fields.integer("max_output_tokens")
     temperature, top_p = fields.number("temperature"), fields.number("top_p")
-    top_logprobs = fields.integer("top_logprobs", maximum=_MAX_UINT32)
     if max_tokens is not None:
         sampling.max_tokens = max_tokens
     if temperature is not None:
         sampling.temperature = temperature
     if top_p is not None:
         sampling.top_p = top_p
-    if top_logprobs is not None:
-        sampling.top_logprobs = top_logprobs
     include = fields.array("include")
     if include is not None and dump(LOGPROBS) in include:
         sampling.logprobs = True
         include.remove(dump(LOGPROBS))
+        # Alone it asks for nothing here, and is refused elsewhere.
+        top_logprobs = fields.integer("top_logprobs", maximum=_MAX_UINT32)
+        if top_logprobs is not None:
+            sampling.top_logprobs = top_logprobs
     if include:
         fields.rest()["include"] = dump_array(include)
 
