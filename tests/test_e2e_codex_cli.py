@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from codex_cli import Codex, Outcome
+from wire_tap import WireTap
 
 from patchbay.testing.cluster import Cluster
+from patchbay.testing.eventually import wait_until
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_standin import Account, Script, Text, Thinking, ToolCall, Usage
 from patchbay_standin.testing import StandinProcess
@@ -67,16 +70,39 @@ def cluster(upstream: StandinProcess, tmp_path_factory: pytest.TempPathFactory) 
         yield running
 
 
+@pytest.fixture(scope="module")
+def tap(cluster: Cluster) -> Iterator[WireTap]:
+    with WireTap(cluster.url) as running:
+        yield running
+
+
 @pytest.fixture
-def new_codex(cluster: Cluster, upstream: StandinProcess, tmp_path: Path) -> NewCodex:
+def new_codex(tap: WireTap, upstream: StandinProcess, tmp_path: Path) -> Iterator[NewCodex]:
+    """Makes installations; after the test, that each of them asked in the way it was told to.
+
+    Codex goes over to HTTP without a word when a WebSocket does not work.
+    """
     upstream.reset()
+    tap.reset()
+    made = []
 
     def make(path: str = "/codex", **options: Any) -> Codex:
         home = tmp_path / f"home{len(list(tmp_path.iterdir()))}"
         home.mkdir()
-        return Codex(home, cluster.url + path, **options)
+        made.append(Codex(home, tap.url + path, **options))
+        return made[-1]
 
-    return make
+    yield make
+    (websocket,) = {codex.websocket for codex in made}
+    heads = [(exchange.request.start.split(), exchange.answer.start.split()) for exchange in tap.exchanges()]
+    asked = [(line[0], answer[1]) for line, answer in heads if line[1].endswith(b"/responses")]
+    assert set(asked) == {(b"GET", b"101") if websocket else (b"POST", b"200")}
+
+
+def frames(tap: WireTap) -> list[Json]:
+    """What was asked for over WebSockets, other than warm-ups."""
+    texts = [json.loads(text) for exchange in tap.exchanges() for text in exchange.frames()]
+    return [frame for frame in texts if frame.get("generate") is not False]
 
 
 def done(outcome: Outcome) -> Outcome:
@@ -103,7 +129,7 @@ def test_a_text(new_codex: NewCodex, upstream: StandinProcess, backend: str, web
 @ALL
 @WAYS
 def test_a_command_is_run_and_its_output_seen(
-    new_codex: NewCodex, upstream: StandinProcess, backend: str, websocket: bool
+    new_codex: NewCodex, tap: WireTap, upstream: StandinProcess, backend: str, websocket: bool
 ) -> None:
     command = {"cmd": "printf 'patch\"bay' | tee proof.txt"}
     call = Script(blocks=[Text(text="I will look."), ToolCall(name="exec_command", input=command, id="call_1")])
@@ -119,6 +145,39 @@ def test_a_command_is_run_and_its_output_seen(
     said = "messages" if "messages" in first.body else "input"
     before, after = (json.dumps(request.body[said])[1:-1] for request in (first, second))
     assert after.startswith(before)
+    if websocket:
+        # Codex itself sends only what is new.
+        _, gone_on = frames(tap)
+        assert gone_on["previous_response_id"]
+        assert "Write the file." in json.dumps(first.body)
+        assert "Write the file." not in json.dumps(gone_on["input"])
+        assert len(gone_on["input"]) < len(second.body[said])
+
+
+def test_a_turn_over_a_websocket_goes_on_when_the_edge_is_another_one(
+    new_codex: NewCodex, tap: WireTap, cluster: Cluster, upstream: StandinProcess
+) -> None:
+    """The new edge knows nothing of what was said in the old one's connection."""
+    waits = "touch begun; while [ ! -e restarted ]; do sleep 0.1; done; echo restarted > proof.txt; cat proof.txt"
+    call = ToolCall(name="exec_command", input={"cmd": waits, "yield_time_ms": 30_000}, id="call_1")
+    model = upstream.script("restart-standin", Script(attempts=[Script(blocks=[call]), Script(text="It is there.")]))
+    codex = new_codex(websocket=True)
+    (edge,) = cluster.edges
+    with ThreadPoolExecutor(1) as beside:
+        outcome = beside.submit(codex.ask, f"chatgpt/{model}", "Write the file.")
+        try:
+            wait_until((codex.workspace / "begun").exists, what="the command", seconds=20)
+            edge.kill()
+            edge.start()
+            cluster.wait_ready()
+        finally:
+            codex.workspace.mkdir(exist_ok=True, parents=True)
+            (codex.workspace / "restarted").touch()
+    assert done(outcome.result()).texts() == ["It is there."]
+    # Over another WebSocket, with all that was said.
+    assert len([exchange for exchange in tap.exchanges() if exchange.frames()]) == 2
+    said = json.dumps(upstream.requests()[-1].body)
+    assert said.index("Write the file.") < said.index("touch begun") < said.index("call_1", said.index("touch begun"))
 
 
 @pytest.mark.parametrize("backend", ["chatgpt", "anthropic"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,23 @@ class Exchange:
 
     request: Message
     answer: Message
+
+    def frames(self) -> list[bytes]:
+        """The texts that the client of a WebSocket (RFC 6455) sent, each in one frame; empty for another exchange."""
+        if not self.answer.start.startswith(b"HTTP/1.1 101 "):
+            return []
+        extension = self.answer.headers.get("sec-websocket-extensions", "")
+        # RFC 7692: each message goes on with the compression of the one before, unless that was agreed otherwise.
+        inflate, alone = zlib.decompressobj(-zlib.MAX_WBITS), "client_no_context_takeover" in extension
+        texts = []
+        for head, payload in _client_frames(self.request.body):
+            if head & 0x0F != 1:
+                continue
+            if head & 0x40:
+                payload = inflate.decompress(payload + b"\x00\x00\xff\xff")
+                inflate = zlib.decompressobj(-zlib.MAX_WBITS) if alone else inflate
+            texts.append(payload)
+        return texts
 
 
 class WireTap:
@@ -83,7 +101,13 @@ class WireTap:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self._connections.append(_Connection(client, socket.create_connection(self._target), self._record))
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                # As the client of a server that is down would see it.
+                client.close()
+                continue
+            self._connections.append(_Connection(client, server, self._record))
 
     def _record(self) -> _Recording:
         recording = _Recording()
@@ -97,6 +121,11 @@ class _Recording:
     def __init__(self) -> None:
         self.sent = bytearray()
         self.received = bytearray()
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether the connection is a WebSocket now: what follows is no further request."""
+        return self.received.startswith(b"HTTP/1.1 101 ")
 
     def exchange(self) -> Exchange | None:
         """None while either side has not said the head of its message."""
@@ -114,7 +143,7 @@ class _Connection:
 
     def _keep_sent(self, data: bytes) -> None:
         # Requests are not pipelined: what is sent after an answer is the next one.
-        if self._current is None or self._current.received:
+        if self._current is None or (self._current.received and not self._current.is_socket):
             self._current = self._record()
         self._current.sent += data
 
@@ -151,6 +180,20 @@ def _message(stream: bytes) -> Message | None:
     if headers.get("transfer-encoding", "").lower() == "chunked":
         body = _dechunked(body)
     return Message(start, headers, body)
+
+
+def _client_frames(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """The first byte and the unmasked payload of each whole frame."""
+    while len(stream) >= 6:
+        length, start = stream[1] & 0x7F, 2
+        if length >= 126:
+            start = 4 if length == 126 else 10
+            length = int.from_bytes(stream[2:start], "big")
+        mask, payload = stream[start : start + 4], stream[start + 4 : start + 4 + length]
+        if len(payload) < length:
+            return
+        yield stream[0], bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+        stream = stream[start + 4 + length :]
 
 
 def _dechunked(stream: bytes) -> bytes:

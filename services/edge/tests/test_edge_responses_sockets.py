@@ -114,6 +114,21 @@ async def test_what_was_said_in_a_connection_is_stored_when_that_is_asked_for(st
         assert said(worker.requests[2]) == ["How are you?", "Fine.", "Really?", "Very.", "Bye!"]
 
 
+@pytest.mark.parametrize("store", [True, False])
+async def test_another_connection_of_a_session_knows_what_was_said(start_edge: StartEdge, store: bool) -> None:
+    worker = ScriptedWorker([answer("Fine."), answer("Very."), answer("Who?")])
+    async with start_edge(worker) as running:
+        for words in ("How are you?", "Really?"):
+            async with socket(running.port, "/codex/one/responses") as connection:
+                await connection.send(create(words, store=store))
+                assert (await last(connection))["type"] == "response.completed"
+        async with socket(running.port, "/codex/two/responses") as connection:
+            await connection.send(create("And you?", store=store))
+            assert (await last(connection))["type"] == "response.completed"
+    assert said(worker.requests[1]) == ["How are you?", "Fine.", "Really?"]
+    assert said(worker.requests[2]) == ["And you?"]
+
+
 async def test_a_warm_up_costs_nothing_and_is_gone_on_from(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("Fine.")])
     async with start_edge(worker) as running, socket(running.port) as connection:
