@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -293,26 +294,132 @@ def test_an_answer_at_its_limit_and_a_refusal(client: openai.OpenAI, upstream: S
     assert "No." in json.dumps(refused.to_dict())
 
 
+CALLS = [ToolCall(name="get_weather", input={"city": city}, id=f"call_{city}") for city in ("Lisbon", "Porto")]
+
+
+@ALL
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_calls_in_parallel(client: openai.OpenAI, upstream: StandinProcess, backend: str, stream: bool) -> None:
+    arguments: Any = {"input": "Lisbon and Porto?", "tools": [WEATHER], "parallel_tool_calls": True, "store": False}
+    model = scripted(upstream, backend, Script(blocks=[Text(text="I will look."), *CALLS]))
+    if stream:
+        # As it comes: what the SDK's own helper adds to the items is no input.
+        *_, end = client.responses.create(model=model, stream=True, **arguments)
+        assert end.type == "response.completed"
+        output = end.response.output
+    else:
+        output = client.responses.create(model=model, **arguments).output
+    called = [(item.call_id, json.loads(item.arguments)) for item in output if item.type == "function_call"]
+    assert called == [(call.id, call.input) for call in CALLS]
+    # The results come back in another order than the calls were made in.
+    results = [
+        {"type": "function_call_output", "call_id": call.id, "output": f"Fine in {call.input['city']}."}
+        for call in reversed(CALLS)
+    ]
+    said = [item.to_dict() for item in output]
+    arguments["input"] = [{"role": "user", "content": "Lisbon and Porto?"}, *said, *results]
+    model = scripted(upstream, backend, Script(text="Fine in both."), "last-standin")
+    assert client.responses.create(model=model, **arguments).output_text == "Fine in both."
+    sent = json.dumps(upstream.requests()[-1].body)
+    assert all(f"Fine in {call.input['city']}." in sent for call in CALLS)
+
+
+OTHERS = pytest.mark.parametrize("backend", ["chatgpt", "platform"])
+STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+SCHEMA: Json = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+
+
+def ask_as_anthropic(url: str, model: str, stream: bool, content: Any = "Hi", **fields: Any) -> anthropic.types.Message:
+    messages: Any = [{"role": "user", "content": content}]
+    with anthropic.Anthropic(base_url=url, api_key="made-up", max_retries=0, timeout=20) as claude:
+        asked: Json = {"model": model, "max_tokens": 8000, "messages": messages, **fields}
+        if not stream:
+            message: anthropic.types.Message = claude.messages.create(**asked)
+            return message
+        with claude.messages.stream(**asked) as events:
+            return events.get_final_message()
+
+
+def ask_as_chat(url: str, model: str, stream: bool, content: Any = "Hi", **fields: Any) -> Any:
+    """The choice."""
+    messages: Any = [{"role": "user", "content": content}]
+    with openai.OpenAI(base_url=f"{url}/codex", api_key="made-up", max_retries=0, timeout=20) as under_codex:
+        asked: Json = {"model": model, "messages": messages, **fields}
+        if not stream:
+            return under_codex.chat.completions.create(**asked).choices[0]
+        with under_codex.chat.completions.stream(**asked) as events:
+            for _ in events:
+                pass
+            return events.get_final_completion().choices[0]
+
+
+@OTHERS
+@STREAMS
 def test_the_other_clients_on_a_codex_backend(
-    cluster: Cluster, client: openai.OpenAI, upstream: StandinProcess
+    cluster: Cluster, client: openai.OpenAI, upstream: StandinProcess, backend: str, stream: bool
 ) -> None:
-    script = Script(blocks=[Thinking(text="Hm."), Text(text="Fine."), CALL])
-    model = scripted(upstream, "chatgpt", script)
+    model = scripted(upstream, backend, Script(blocks=[Thinking(text="Hm."), Text(text="Fine."), *CALLS]))
     tools: Any = [{"name": "get_weather", "input_schema": WEATHER["parameters"]}]
-    with anthropic.Anthropic(base_url=cluster.url, api_key="made-up", max_retries=0) as claude:
-        message = claude.messages.create(
-            model=model, max_tokens=8000, messages=[{"role": "user", "content": "Hi"}], tools=tools,
-            thinking={"type": "enabled", "budget_tokens": 2000},
-        )  # fmt: skip
+    thinking = {"type": "enabled", "budget_tokens": 2000}
+    message = ask_as_anthropic(cluster.url, model, stream, tools=tools, thinking=thinking)
     kinds = [block.type for block in message.content]
-    assert (kinds, message.stop_reason) == (["thinking", "text", "tool_use"], "tool_use")
+    assert (kinds, message.stop_reason) == (["thinking", "text", "tool_use", "tool_use"], "tool_use")
+    calls = [(block.id, block.input) for block in message.content if block.type == "tool_use"]
+    assert calls == [(call.id, call.input) for call in CALLS]
     chat_tools: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER["parameters"]}}]
-    with openai.OpenAI(base_url=f"{cluster.url}/codex", api_key="made-up", max_retries=0) as under_codex:
-        completion = under_codex.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": "Hi"}], tools=chat_tools
-        )
-    choice = completion.choices[0]
+    choice = ask_as_chat(cluster.url, model, stream, tools=chat_tools)
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Fine.")
+    called = [(call.id, json.loads(call.function.arguments)) for call in choice.message.tool_calls]
+    assert called == [(call.id, call.input) for call in CALLS]
+
+
+@OTHERS
+@STREAMS
+def test_images_and_schemas_of_the_other_clients_on_a_codex_backend(
+    cluster: Cluster, client: openai.OpenAI, upstream: StandinProcess, backend: str, stream: bool
+) -> None:
+    model = scripted(upstream, backend, Script(text='{"city":"Lisbon","degrees":21}'))
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    content: Any = [{"type": "text", "text": "Where?"}, {"type": "image", "source": source}]
+    output_config = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    message = ask_as_anthropic(cluster.url, model, stream, content, output_config=output_config)
+    (block,) = message.content
+    assert block.type == "text"
+    asked = [_body_of(upstream)]
+    content = [{"type": "text", "text": "Where?"}, {"type": "image_url", "image_url": {"url": PHOTO}}]
+    response_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+    choice = ask_as_chat(cluster.url, model, stream, content, response_format=response_format)
+    asked.append(_body_of(upstream))
+    for text in (block.text, choice.message.content):
+        assert Answer.model_validate_json(text) == Answer(city="Lisbon", degrees=21)
+    for body in asked:
+        said, image = body["input"][-1]["content"]
+        assert (said["text"], image["type"], image["image_url"]) == ("Where?", "input_image", PHOTO)
+        assert (body["text"]["format"]["type"], body["text"]["format"]["schema"]) == ("json_schema", SCHEMA)
+
+
+@OTHERS
+@STREAMS
+@pytest.mark.parametrize("status", [400, 429])
+def test_errors_of_a_codex_backend_are_those_of_the_other_clients(
+    cluster: Cluster, client: openai.OpenAI, upstream: StandinProcess, backend: str, stream: bool, status: int
+) -> None:
+    after = 3 if status == 429 else None
+    model = scripted(upstream, backend, Script(error=ErrorReply(status=status, message="no good", retry_after=after)))
+    with pytest.raises(anthropic.APIStatusError) as of_anthropic:
+        ask_as_anthropic(cluster.url, model, stream)
+    with pytest.raises(openai.APIStatusError) as of_chat:
+        ask_as_chat(cluster.url, model, stream)
+    for failure in (of_anthropic.value, of_chat.value):
+        assert (failure.status_code, "no good" in str(failure)) == (status, True)
+        assert failure.response.headers.get("retry-after") == (str(after) if after else None)
+    kind = {400: "invalid_request_error", 429: "rate_limit_error"}[status]
+    assert of_anthropic.value.response.json()["error"]["type"] == kind
 
 
 @pytest.mark.parametrize("backend", ["chatgpt", "platform"])
@@ -377,34 +484,73 @@ def test_reasoning_as_an_element_of_the_text(upstream: StandinProcess, tmp_path:
 # -- sessions and accounts ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["chatgpt", "anthropic"])
-def test_a_session_survives_the_edge_and_the_worker_that_had_it(
-    upstream: StandinProcess, tmp_path: Path, backend: str
-) -> None:
-    upstream.reset()
-    config = config_for(upstream, tmp_path, "survivor", kinds=(backend,))
-    kind = "codex-worker" if backend == "chatgpt" else "claude-worker"
-    with (
-        ValkeyProcess() as valkey,
-        Cluster(config, redis_url=valkey.url, edges=2, workers=2, kinds=(kind,)) as running,
-    ):
-        first_edge, second_edge = running.edges
-        body = {"model": scripted(upstream, backend, Script(text="Seven.")), "input": "A number?"}
-        first = httpx.post(f"{first_edge.url}/codex/story/responses", json=body, timeout=20)
-        assert first.status_code == 200
-        first_edge.kill()
-        running.workers[kind][0].kill()
-        body = {"model": scripted(upstream, backend, Script(text="Because.")), "input": "Why?"}
-        second = httpx.post(f"{second_edge.url}/codex/story/responses", json=body, timeout=20)
-        assert second.status_code == 200
-        said = json.dumps(upstream.requests()[-1].body)
-        assert said.index("A number?") < said.index("Seven.") < said.index("Why?")
-        # What is kept of it is sealed.
+BY = ("session", "id")
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A Patchbay of which everything that had answered a first turn is dead.
+
+    Attributes:
+        answers: The ids of the first turns, by backend and how they are to be gone on from.
+        kept: What Redis holds of them.
+    """
+
+    url: str
+    answers: dict[tuple[str, str], str]
+    kept: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def survivor(upstream: StandinProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
+    config = config_for(upstream, tmp_path_factory.mktemp("survivor"), "survivor")
+    answers: dict[tuple[str, str], str] = {}
+    with ValkeyProcess() as valkey, Cluster(config, redis_url=valkey.url, kinds=KINDS) as running:
+        # Of each there is one only, so that it is the one that answers.
+        first = [running.edges[0], *(worker for kind in KINDS for worker in running.workers[kind])]
+        for backend in BACKENDS:
+            for by in BY:
+                body = {"model": scripted(upstream, backend, Script(text="Seven.")), "input": f"A {by}?"}
+                path = f"/codex/{backend}-story/responses" if by == "session" else "/v1/responses"
+                answer = httpx.post(running.url + path, json=body, timeout=20)
+                assert answer.status_code == 200, answer.text
+                answers[backend, by] = answer.json()["id"]
         with Redis.from_url(valkey.url) as redis:
             kept = [redis.get(name) for name in redis.scan_iter("pb:response:*")]
-            kept += [redis.lindex(name, 1) for name in redis.scan_iter("pb:story:*")]
-        assert len(kept) >= 3
-        assert not any(b"Seven" in value for value in kept)
+            kept += [item for name in redis.scan_iter("pb:story:*") for item in redis.lrange(name, 0, -1)]
+        second = running.add_edge()
+        for kind in KINDS:
+            running.add_worker(kind)
+        running.wait_ready(replicas=2)
+        for service in first:
+            service.kill()
+        yield Survivor(second.url, answers, kept)
+
+
+@ALL
+@pytest.mark.parametrize("by", BY)
+def test_a_conversation_survives_the_edge_and_the_worker_that_had_it(
+    survivor: Survivor, upstream: StandinProcess, backend: str, by: str
+) -> None:
+    body = {"model": scripted(upstream, backend, Script(text="Because.")), "input": "Why?"}
+    path = f"/codex/{backend}-story/responses"
+    if by == "id":
+        path = "/v1/responses"
+        body["previous_response_id"] = survivor.answers[backend, by]
+    answer = httpx.post(survivor.url + path, json=body, timeout=20)
+    assert answer.status_code == 200, answer.text
+    asked = _body_of(upstream)
+    if backend == "platform" and by == "id":
+        # It has made that response and keeps it itself.
+        assert asked["previous_response_id"] == survivor.answers[backend, by]
+    else:
+        said = json.dumps(asked)
+        assert said.index(f"A {by}?") < said.index("Seven.") < said.index("Why?")
+
+
+def test_what_is_kept_of_a_conversation_is_sealed(survivor: Survivor) -> None:
+    assert len(survivor.kept) > len(BACKENDS)
+    assert not any(b"Seven" in value for value in survivor.kept)
 
 
 def used_up(seconds: float) -> Account:
@@ -424,6 +570,9 @@ def test_an_account_at_its_limit_is_nobodys_trouble_until_all_are(upstream: Stan
                 f"{running.url}/v1/responses", json=ask, headers={"session-id": f"s{number}"}, timeout=20
             )
             assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+            with httpx.stream("POST", f"{running.url}/v1/responses", json=ask | {"stream": True}, timeout=20) as stream:
+                assert stream.status_code == 200
+                assert "event: response.completed" in stream.read().decode()
         for name, seconds in (("two", 600), ("three", 1200)):
             upstream.account(name, used_up(seconds))
 
@@ -435,6 +584,45 @@ def test_an_account_at_its_limit_is_nobodys_trouble_until_all_are(upstream: Stan
         assert answer.json()["error"]["type"] == "usage_limit_reached"
         assert 500 < answer.json()["error"]["resets_at"] - time.time() <= 601
         assert 500 < int(answer.headers["retry-after"]) <= 600
+        # Streams and clients of Chat Completions are told so in the head, too.
+        said = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+        for path, body in (("/v1/responses", ask), ("/v1/chat/completions", said)):
+            for stream in (False, True):
+                answer = httpx.post(running.url + path, json=body | {"stream": stream}, timeout=20)
+                assert (answer.status_code, 500 < int(answer.headers["retry-after"]) <= 600) == (429, True), path
+
+
+def test_reasoning_of_an_account_at_its_limit_is_no_trouble_to_the_next(
+    upstream: StandinProcess, tmp_path: Path
+) -> None:
+    """Only the account that it was encrypted for can read it; the other one goes on without it."""
+    upstream.reset()
+    config = config_for(upstream, tmp_path, "left", "right", kinds=("chatgpt",))
+    script = Script(blocks=[Thinking(text="Hm."), Text(text="Seven.")])
+    asked: list[Json] = [{"role": "user", "content": "A number?"}]
+    ask: Json = {"model": scripted(upstream, "chatgpt", script), "input": asked, "store": False}
+    ask |= {"include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}}
+    with ValkeyProcess() as valkey, Cluster(config, redis_url=valkey.url, kinds=("codex-worker",)) as running:
+
+        def answered(body: Json) -> Json:
+            answer = httpx.post(f"{running.url}/v1/responses", json=body, headers={"session-id": "s"}, timeout=20)
+            assert answer.status_code == 200, answer.text
+            found: Json = answer.json()
+            return found
+
+        def by() -> str:
+            return upstream.requests()[-1].headers["chatgpt-account-id"]
+
+        output = answered(ask)["output"]
+        assert [item["type"] for item in output if item.get("encrypted_content")] == ["reasoning"]
+        first = by()
+        upstream.account(first.removeprefix("acc-"), used_up(900))
+        going_on = ask | {"input": [*asked, *output, {"role": "user", "content": "Why?"}]}
+        assert answered(going_on)["status"] == "completed"
+        assert {first, by()} == {"acc-left", "acc-right"}
+        said = json.dumps(upstream.requests()[-1].body)
+        assert said.index("A number?") < said.index("Seven.") < said.index("Why?")
+        assert "gAAAA" not in said
 
 
 def test_an_account_of_a_region_says_so_and_another_one_does_not(upstream: StandinProcess, tmp_path: Path) -> None:

@@ -517,6 +517,24 @@ def test_claude_code_at_openai_responses(quirks: OpenAIResponsesQuirks) -> None:
     assert body == expected
 
 
+@pytest.mark.parametrize("quirks", [OpenAIResponsesQuirks(), CHATGPT], ids=["platform", "chatgpt"])
+def test_a_schema_of_anthropics_at_openai_responses(quirks: OpenAIResponsesQuirks) -> None:
+    schema: Json = {
+        "type": "object",
+        "properties": {"maximum": {"type": "number"}, "city": {"type": "string", "minLength": 1}},
+        "required": ["maximum", "city"],
+        "additionalProperties": False,
+    }
+    format_: Json = {"type": "json_schema", "schema": schema}
+    asked = CLAUDE_CODE | {"output_config": {"effort": "medium", "format": format_}}
+    written = write_request("anthropic", "openai_responses", asked, quirks=quirks)
+    assert written.warnings == ()
+    body = check_request("openai_responses", written)
+    # Anthropic's has no name, which is required here.
+    assert body["text"]["format"] == {"type": "json_schema", "name": "response", "schema": schema}
+    assert body["reasoning"]["effort"] == "medium"
+
+
 def test_an_agents_sdk_at_openai_responses() -> None:
     written = write_request("openai_chat", "openai_responses", AGENTS_SDK)
     assert [warning.parameter for warning in written.warnings] == ["stop", "name"]
