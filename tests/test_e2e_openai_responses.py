@@ -586,7 +586,11 @@ def test_an_account_at_its_limit_is_nobodys_trouble_until_all_are(upstream: Stan
         assert 500 < int(answer.headers["retry-after"]) <= 600
         # Streams and clients of Chat Completions are told so in the head, too.
         said = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
-        for path, body in (("/v1/responses", ask), ("/v1/chat/completions", said)):
+        for path, body in (
+            ("/v1/responses", ask),
+            ("/v1/chat/completions", said),
+            ("/v1/messages", said | {"max_tokens": 9}),
+        ):
             for stream in (False, True):
                 answer = httpx.post(running.url + path, json=body | {"stream": stream}, timeout=20)
                 assert (answer.status_code, 500 < int(answer.headers["retry-after"]) <= 600) == (429, True), path

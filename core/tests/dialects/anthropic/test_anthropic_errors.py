@@ -38,6 +38,14 @@ def test_write(code: Code, status: int, kind: str) -> None:
     }
 
 
+def test_a_quota_that_comes_back_is_a_limit_of_rate() -> None:
+    error = make_error(errors.QUOTA_EXCEEDED, "Used up until five", retry_after=600)
+    written = TABLE.write(error, "req_1")
+    assert (written.status, dict(written.headers)) == (429, {"retry-after": "600"})
+    assert json.loads(written.body)["error"] == {"type": "rate_limit_error", "message": "Used up until five"}
+    assert b'"rate_limit_error"' in TABLE.write_frame(error)
+
+
 def test_every_code_is_written() -> None:
     for code in errors._HTTP_STATUS:
         assert TABLE.write(make_error(code, "m"), "r").status >= 400
@@ -183,7 +191,11 @@ def test_provider_says_whether_to_retry() -> None:
 def test_written_and_read_again(code: Code) -> None:
     written = TABLE.write(make_error(code, "m", retry_after=4), "r")
     read = TABLE.read(written.status, written.headers, written.body)
-    # Two codes that the API has no word for.
-    same = {errors.UNAVAILABLE: errors.OVERLOADED, errors.INTERNAL: errors.UPSTREAM}
+    # Codes that the API has no word for, and a quota that comes back by itself.
+    same = {
+        errors.UNAVAILABLE: errors.OVERLOADED,
+        errors.INTERNAL: errors.UPSTREAM,
+        errors.QUOTA_EXCEEDED: errors.RATE_LIMITED,
+    }
     assert read.code == same.get(code, code)
     assert read.retry_after == 4

@@ -80,7 +80,7 @@ class AnthropicErrors:
 
     def write(self, error: Error, request_id: str) -> ErrorBody:
         """The HTTP answer for an error; an upstream's own body of this dialect stays as it is."""
-        kind, status = _TYPES.get(error.code, _UNKNOWN)
+        kind, status = _type_of(error)
         headers = {"retry-after": write_retry_after(error.retry_after)} if error.HasField("retry_after") else {}
         if error.native_body and error.native_dialect == NAME:
             return ErrorBody(error.http_status or status or 500, error.native_body, headers)
@@ -92,7 +92,7 @@ class AnthropicErrors:
         if error.native_body and error.native_dialect == NAME:
             data = one_line(error.native_body.decode(errors="replace")).encode()
         else:
-            kind, _ = _TYPES.get(error.code, _UNKNOWN)
+            kind, _ = _type_of(error)
             data = dump({"type": "error", "error": {"type": kind, "message": _message(error)}})
         return b"event: error\ndata: " + data + b"\n\n"
 
@@ -120,6 +120,13 @@ class AnthropicErrors:
 
 
 ERRORS = AnthropicErrors()
+
+
+def _type_of(error: Error) -> tuple[str, int | None]:
+    """The type and the status of an error; what ends by itself is no matter of billing."""
+    if error.code == errors.QUOTA_EXCEEDED and error.HasField("retry_after"):
+        return _TYPES[errors.RATE_LIMITED]
+    return _TYPES.get(error.code, _UNKNOWN)
 
 
 def cut_off() -> Error:
