@@ -103,8 +103,9 @@ class Account:
 
     signed_in: bool = False
 
-    async def begin(self) -> LoginResponse:
-        return LoginResponse(login_id="l1", url="https://provider.test/page", signed_in=self.signed_in)
+    async def begin(self, *, device: bool = False, account: str = "") -> LoginResponse:
+        page = f"https://provider.test/page{account}"
+        return LoginResponse(login_id="l1", url=page, signed_in=self.signed_in, user_code="ABCD" if device else "")
 
     async def finish(self, login_id: str, code: str) -> LoginResponse:
         if (login_id, code) != ("l1", "right"):
@@ -112,7 +113,11 @@ class Account:
         self.signed_in = True
         return LoginResponse(signed_in=True, detail="welcome")
 
-    async def forget(self) -> LogoutResponse:
+    async def take(self, sign_in: bytes, *, account: str = "") -> LoginResponse:
+        self.signed_in = True
+        return LoginResponse(signed_in=True, detail=f"took {len(sign_in)} bytes for {account}")
+
+    async def forget(self, account: str = "") -> LogoutResponse:
         if not self.signed_in:
             raise PatchbayError(make_error(INVALID_REQUEST, "nobody is signed in"))
         self.signed_in = False
@@ -305,6 +310,14 @@ async def test_signs_in_and_out() -> None:
         assert account.signed_in
         assert await running.stub.Logout(LogoutRequest(backend="a")) == LogoutResponse(detail="good-bye")
         assert not account.signed_in
+
+
+async def test_signs_in_without_a_browser_here() -> None:
+    async with serving(Scripted(sign_in=Account())) as running:
+        begun = await running.stub.Login(LoginRequest(backend="a", device=True, account="b"))
+        assert (begun.user_code, begun.url) == ("ABCD", "https://provider.test/pageb")
+        taken = await running.stub.Login(LoginRequest(backend="a", sign_in=b"{}", account="b"))
+        assert (taken.signed_in, taken.detail) == (True, "took 2 bytes for b")
 
 
 async def test_a_failed_sign_in_is_an_answer_and_its_code_in_no_log() -> None:

@@ -123,6 +123,20 @@ async def test_a_login_and_a_logout(claude: ScriptedClaude, serve: Serve) -> Non
     assert commands(claude) == ["status", "login", "status", "logout", "status"]
 
 
+async def test_what_only_other_providers_have_is_refused(claude: ScriptedClaude, serve: Serve) -> None:
+    found = await asked(await serve(cli_path=claude.path))
+    for refused, field in (
+        (found.begin(device=True), "device"),
+        (found.begin(account="team-b"), "account"),
+        (found.take(b"{}"), "sign_in"),
+        (found.forget("team-b"), "account"),
+    ):
+        with pytest.raises(PatchbayError) as raised:
+            await refused
+        assert (raised.value.error.code, raised.value.error.parameter) == (INVALID_REQUEST, field)
+    assert commands(claude) == ["status"]
+
+
 @pytest.mark.parametrize("code", ["made-up-code-of-another", "made-up-code#half"])
 async def test_a_wrong_code_ends_the_login_and_is_not_repeated(claude: ScriptedClaude, serve: Serve, code: str) -> None:
     claude.plan(code="right")

@@ -11,7 +11,7 @@ import pytest
 from issuers import Issuer
 from redis.asyncio import Redis
 
-from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, UNAVAILABLE, UPSTREAM, PatchbayError
+from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, NOT_FOUND, UNAVAILABLE, UPSTREAM, PatchbayError
 from patchbay.settings import Timeouts, load
 from patchbay.state.codex_accounts import CodexAccounts
 from patchbay.state.connection import connect
@@ -134,3 +134,50 @@ async def test_signs_out_and_gives_the_tokens_back(made: Make, issuer: Issuer, r
     assert issuer.revoked == [login.refresh_token for login in logins]
     assert await store.all() == {}
     assert (await sign_in.forget()).detail == "nobody was signed in"
+
+
+async def test_signs_in_with_a_code_that_is_typed_elsewhere(made: Make, issuer: Issuer, redis: Redis) -> None:
+    pool, sign_in = made()
+    begun = await sign_in.begin(device=True, account="team-b")
+    assert (begun.url, begun.user_code) == (f"{issuer.url}/codex/device", "ABCD-1234")
+    waits = await sign_in.finish(begun.login_id, "")
+    assert (waits.login_id, waits.user_code, waits.signed_in) == (begun.login_id, "ABCD-1234", False)
+    issuer.typed = True
+    ended = await sign_in.finish(begun.login_id, "")
+    assert (ended.login_id, ended.signed_in, ended.detail) == ("", True, "signed in as team-b")
+    assert issuer.is_good((await CodexAccounts(redis, SEALER).load("team-b")).refresh_token)
+    assert (await pool.pick("")).name == "team-b"
+    with pytest.raises(PatchbayError, match="no such login"):
+        await sign_in.finish(begun.login_id, "")
+
+
+async def test_takes_the_content_of_an_auth_file(made: Make, issuer: Issuer, redis: Redis) -> None:
+    _, sign_in = made()
+    login = issuer.login("acc-4")
+    tokens = {name: getattr(login, name) for name in ("id_token", "access_token", "refresh_token", "account_id")}
+    taken = await sign_in.take(json.dumps({"auth_mode": "chatgpt", "tokens": tokens}).encode(), account="")
+    assert taken.detail == "signed in as acc-4@x.test"
+    assert (await CodexAccounts(redis, SEALER).load("acc-4@x.test")).refresh_token == login.refresh_token
+    without = tokens | {"refresh_token": ""}
+    for content in (b"[]", b"{", b'{"tokens": 1}', json.dumps({"tokens": without}).encode(), b"\xff"):
+        with pytest.raises(PatchbayError) as refused:
+            await sign_in.take(content)
+        assert (refused.value.error.code, refused.value.error.parameter) == (INVALID_REQUEST, "sign_in")
+        assert login.access_token not in refused.value.error.message
+    with pytest.raises(PatchbayError, match="account: "):
+        await sign_in.take(b"{}", account="../auth.json")
+    _, unsealed = made(secrets_key="")
+    with pytest.raises(PatchbayError, match="secrets_key"):
+        await unsealed.take(json.dumps({"tokens": tokens}).encode())
+
+
+async def test_signs_one_account_out_and_no_other(made: Make, issuer: Issuer) -> None:
+    pool, sign_in = made()
+    for account in ("acc-1", "acc-2"):
+        begun = await sign_in.begin()
+        await sign_in.finish(begun.login_id, issuer.authorize(begun.url, account))
+    assert (await sign_in.forget("acc-1@x.test")).detail == "signed out: acc-1@x.test"
+    assert [status.name for status in pool.statuses()] == ["acc-2@x.test"]
+    with pytest.raises(PatchbayError) as unknown:
+        await sign_in.forget("acc-1@x.test")
+    assert unknown.value.error.code == NOT_FOUND

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from patchbay.errors import AUTHENTICATION, UPSTREAM, make_error
+from patchbay.errors import AUTHENTICATION, INVALID_REQUEST, NOT_FOUND, UPSTREAM, make_error
 from patchbay.state.registry import BackendRecord
 from patchbay.testing.worker import ScriptedWorker, answer
 from patchbay_proto.v1.provider_pb2 import (
@@ -225,6 +225,55 @@ async def test_signs_out_everywhere(start_edge: StartEdge) -> None:
             {"backend": "claude", **described, "workers": [{"id": "w0"} | described, {"id": "w1"} | described]},
         )
     assert all(one.logout_requests == [LogoutRequest(backend="claude")] for one in workers)
+
+
+async def test_begins_with_a_code_to_type_and_asks_until_it_was_typed(start_edge: StartEdge) -> None:
+    waits = LoginResponse(login_id="l1", url="https://chatgpt.test/device", user_code="ABCD-1234", detail="type it")
+    only = worker(waits, waits, IN)
+    async with start_edge(only, backends=BACKENDS) as running:
+        body: dict[str, object] = {"backend": "claude", "device": True, "account": "team-b"}
+        for _ in range(2):
+            told = (await running.client.post("/auth/login", json=body)).json()
+            assert (told["user_code"], told["url"], told["signed_in"]) == ("ABCD-1234", waits.url, False)
+            body = {"backend": "claude", "device": True, "login_id": told["login_id"]}
+        ended = (await running.client.post("/auth/login", json=body)).json()
+        assert (ended["login_id"], ended["signed_in"], "user_code" in ended) == ("", True, False)
+    begun, *asked = only.login_requests
+    assert begun == LoginRequest(backend="claude", device=True, account="team-b")
+    assert [request.login_id for request in asked] == ["l1", "l1"]
+
+
+async def test_takes_a_sign_in_from_elsewhere_and_says_nothing_of_it(start_edge: StartEdge) -> None:
+    only = worker(IN, LoginResponse(error=make_error(INVALID_REQUEST, "sign_in: is none", parameter="sign_in")))
+    auth_json = {"tokens": {"access_token": CODE}}
+    async with start_edge(only, backends=BACKENDS, security=KEYS) as running:
+        boss = {"x-api-key": "boss-key"}
+        body = {"backend": "claude", "sign_in": auth_json, "account": "a"}
+        with capture_logs() as lines:
+            taken = await running.client.post("/auth/import", json=body, headers=boss)
+            refused = await running.client.post("/auth/import", json=body, headers=boss)
+        assert (taken.status_code, taken.json()["signed_in"]) == (200, True)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "sign_in")
+        missing = await running.client.post("/auth/import", json={"backend": "claude"}, headers=boss)
+        assert missing.status_code == 400
+        other = await running.client.post("/auth/import", json=body, headers={"x-api-key": "dev-key"})
+        assert other.status_code == 403
+    assert json.loads(only.login_requests[0].sign_in) == auth_json
+    assert only.login_requests[0].account == "a"
+    assert CODE not in json.dumps(lines, default=repr)
+
+
+async def test_signs_one_account_out(start_edge: StartEdge) -> None:
+    first, second = worker(signed_in=True), worker(signed_in=True)
+    first.logout = LogoutResponse(signed_in=True, detail="signed out: team-b")
+    second.logout = LogoutResponse(error=make_error(NOT_FOUND, "there is no account `team-b` here"))
+    async with start_edge(first, second, backends=BACKENDS) as running:
+        body = {"backend": "claude", "account": "team-b"}
+        out = await running.client.post("/auth/logout", json=body)
+        assert (out.status_code, out.json()["detail"]) == (200, "signed out: team-b")
+        first.logout = second.logout
+        assert (await running.client.post("/auth/logout", json=body)).status_code == 404
+    assert first.logout_requests[0] == LogoutRequest(backend="claude", account="team-b")
 
 
 @pytest.mark.parametrize(

@@ -105,19 +105,7 @@ class AuthFile:
         return content
 
     def _load(self) -> Login:
-        content = self._read()
-        tokens = content.get("tokens")
-        access_token = _text(tokens, "access_token")
-        if not access_token or content.get("auth_mode") == "apikey":
-            kept = " (the Codex CLI may keep them in the system's keyring)" if content.get("auth_mode") else ""
-            raise SignInMissing(f"{self.path} holds no ChatGPT tokens{kept}")
-        return Login(
-            access_token=access_token,
-            refresh_token=_text(tokens, "refresh_token"),
-            id_token=_text(tokens, "id_token"),
-            account_id=_text(tokens, "account_id"),
-            last_refresh=_seconds(content.get("last_refresh")),
-        )
+        return login_in(self._read(), str(self.path))
 
     def _save(self, login: Login, replacing: str | None) -> Login:
         if replacing is not None:
@@ -175,6 +163,29 @@ def _give_to_owner_of(there: Path, descriptor: int) -> None:
     with suppress(OSError):
         owner = there.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def login_in(content: dict[str, Any], name: str) -> Login:
+    """The sign-in in the content of an `auth.json`.
+
+    Args:
+        name: What the file is called in errors.
+
+    Raises:
+        SignInMissing: There is none.
+    """
+    tokens = content.get("tokens")
+    access_token = _text(tokens, "access_token")
+    if not access_token or content.get("auth_mode") == "apikey":
+        kept = " (the Codex CLI may keep them in the system's keyring)" if content.get("auth_mode") else ""
+        raise SignInMissing(f"{name} holds no ChatGPT tokens{kept}")
+    return Login(
+        access_token=access_token,
+        refresh_token=_text(tokens, "refresh_token"),
+        id_token=_text(tokens, "id_token"),
+        account_id=_text(tokens, "account_id"),
+        last_refresh=_seconds(content.get("last_refresh")),
+    )
 
 
 def _text(tokens: object, name: str) -> str:

@@ -45,14 +45,25 @@ Context = grpc.aio.ServicerContext[object, object]
 class SignIn(Protocol):
     """An operator's own account at a backend's provider."""
 
-    async def begin(self) -> LoginResponse:
-        """Starts a login: its id, and the page to visit. Raises PatchbayError."""
+    async def begin(self, *, device: bool = False, account: str = "") -> LoginResponse:
+        """Starts a login: its id, and the page to visit.
+
+        Args:
+            device: Give a code to type at the page.
+            account: What the account is to be called; empty: after its mail address.
+
+        Raises:
+            PatchbayError: It cannot be started, or the provider has no such login.
+        """
 
     async def finish(self, login_id: str, code: str) -> LoginResponse:
-        """Ends a login with the code that the page showed. Raises PatchbayError."""
+        """Ends a login with the code that the page showed, or with a device asks how it is. Raises PatchbayError."""
 
-    async def forget(self) -> LogoutResponse:
-        """Signs out. Raises PatchbayError."""
+    async def take(self, sign_in: bytes, *, account: str = "") -> LoginResponse:
+        """Takes a sign-in as the provider's own program keeps it. Raises PatchbayError."""
+
+    async def forget(self, account: str = "") -> LogoutResponse:
+        """Signs an account out; empty: all. Raises PatchbayError."""
 
 
 class Provider(Protocol):
@@ -191,14 +202,18 @@ class ProviderService(provider_pb2_grpc.ProviderServicer):
     async def Login(self, request: LoginRequest, context: Context) -> LoginResponse:  # noqa: N802
         sign_in = await self._sign_in(request.backend, context)
         try:
-            return await (sign_in.finish(request.login_id, request.code) if request.login_id else sign_in.begin())
+            if request.sign_in:
+                return await sign_in.take(request.sign_in, account=request.account)
+            if request.login_id:
+                return await sign_in.finish(request.login_id, request.code)
+            return await sign_in.begin(device=request.device, account=request.account)
         except PatchbayError as error:
             return LoginResponse(error=error.error)
 
     async def Logout(self, request: LogoutRequest, context: Context) -> LogoutResponse:  # noqa: N802
         sign_in = await self._sign_in(request.backend, context)
         try:
-            return await sign_in.forget()
+            return await sign_in.forget(request.account)
         except PatchbayError as error:
             return LogoutResponse(error=error.error)
 

@@ -619,21 +619,33 @@ class LoginRequest(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     LOGIN_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    SIGN_IN_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     login_id: _builtins.str
     """Of the login to end; empty: begin one."""
     code: _builtins.str
     """What the provider's page showed at the end."""
+    device: _builtins.bool
+    """Begin with a code to type at the provider's page; to end it, ask again with its `login_id` until somebody has."""
+    account: _builtins.str
+    """What the account is to be called here; empty: after its mail address."""
+    sign_in: _builtins.bytes
+    """A sign-in that was made elsewhere, as the provider's own program keeps it: it is taken, and no login begun."""
     def __init__(
         self,
         *,
         backend: _builtins.str = ...,
         login_id: _builtins.str = ...,
         code: _builtins.str = ...,
+        device: _builtins.bool = ...,
+        account: _builtins.str = ...,
+        sign_in: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "code", b"code", "login_id", b"login_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "backend", b"backend", "code", b"code", "device", b"device", "login_id", b"login_id", "sign_in", b"sign_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,6 +660,7 @@ class LoginResponse(_message.Message):
     SIGNED_IN_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    USER_CODE_FIELD_NUMBER: _builtins.int
     login_id: _builtins.str
     """For the request that ends this login, which has to reach the same worker."""
     url: _builtins.str
@@ -655,6 +668,8 @@ class LoginResponse(_message.Message):
     signed_in: _builtins.bool
     detail: _builtins.str
     """What happened, for the operator to read."""
+    user_code: _builtins.str
+    """To type at the page."""
     @_builtins.property
     def error(self) -> _events_pb2.Error:
         """Set when it failed."""
@@ -667,10 +682,11 @@ class LoginResponse(_message.Message):
         signed_in: _builtins.bool = ...,
         detail: _builtins.str = ...,
         error: _events_pb2.Error | None = ...,
+        user_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "login_id", b"login_id", "signed_in", b"signed_in", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "login_id", b"login_id", "signed_in", b"signed_in", "url", b"url", "user_code", b"user_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -681,15 +697,19 @@ class LogoutRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BACKEND_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
+    account: _builtins.str
+    """Only this account; empty: all."""
     def __init__(
         self,
         *,
         backend: _builtins.str = ...,
+        account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "backend", b"backend"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,10 +36,19 @@ class _Login(msgspec.Struct, forbid_unknown_fields=True):
     backend: str
     login_id: str = ""
     code: str = ""
+    device: bool = False
+    account: str = ""
+
+
+class _Import(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str
+    sign_in: msgspec.Raw
+    account: str = ""
 
 
 class _Logout(msgspec.Struct, forbid_unknown_fields=True):
     backend: str
+    account: str = ""
 
 
 def auth_router(edge: Edge) -> APIRouter:
@@ -61,7 +70,9 @@ def auth_router(edge: Edge) -> APIRouter:
         if body.login_id or body.code:
             worker, answer = await _finish(edge, backend, body)
         else:
-            worker, answer = await _begin(edge, backend)
+            worker, answer = await _begin(
+                edge, backend, LoginRequest(backend=backend.name, device=body.device, account=body.account)
+            )
         if answer.HasField("error"):
             raise PatchbayError(answer.error)
         log.info(
@@ -72,13 +83,20 @@ def auth_router(edge: Edge) -> APIRouter:
             step="end" if body.login_id else "begin",
             signed_in=answer.signed_in,
         )
-        return {
-            "backend": backend.name,
-            "login_id": f"{worker.id}.{answer.login_id}" if answer.login_id else "",
-            "url": answer.url,
-            "detail": answer.detail,
-            "signed_in": answer.signed_in,
-        }
+        return _told(backend, worker, answer)
+
+    @router.post("/auth/import")
+    async def take(request: Request) -> dict[str, object]:
+        operator = require_operator(edge.callers, request)
+        require_json(request)
+        body = await read_body(request, _Import)
+        backend = _backend(edge, body.backend)
+        sign_in = LoginRequest(backend=backend.name, sign_in=bytes(body.sign_in), account=body.account)
+        worker, answer = await _begin(edge, backend, sign_in)
+        if answer.HasField("error"):
+            raise PatchbayError(answer.error)
+        log.info("login", backend=backend.name, worker_id=worker.id, key_id=operator.caller.key_id, step="import")
+        return _told(backend, worker, answer)
 
     @router.post("/auth/logout")
     async def logout(request: Request) -> dict[str, object]:
@@ -87,7 +105,7 @@ def auth_router(edge: Edge) -> APIRouter:
         body = await read_body(request, _Logout)
         backend = _backend(edge, body.backend)
         log.info("logout", backend=backend.name, key_id=operator.caller.key_id)
-        return await _log_out(edge, backend)
+        return await _log_out(edge, backend, body.account)
 
     # The second one is where the issuer of ChatGPT sign-ins sends a browser, to port 1455 of its own machine.
     @router.get("/oauth/callback")
@@ -96,6 +114,17 @@ def auth_router(edge: Edge) -> APIRouter:
         return await _callback(edge, request)
 
     return router
+
+
+def _told(backend: Backend, worker: WorkerRecord, answer: LoginResponse) -> dict[str, object]:
+    told: dict[str, object] = {
+        "backend": backend.name,
+        "login_id": f"{worker.id}.{answer.login_id}" if answer.login_id else "",
+        "url": answer.url,
+        "detail": answer.detail,
+        "signed_in": answer.signed_in,
+    }
+    return told | ({"user_code": answer.user_code} if answer.user_code else {})
 
 
 async def _callback(edge: Edge, request: Request) -> PlainTextResponse:
@@ -183,18 +212,17 @@ def _replicas(edge: Edge, backend: Backend) -> list[WorkerRecord]:
     return replicas
 
 
-async def _begin(edge: Edge, backend: Backend) -> tuple[WorkerRecord, LoginResponse]:
+async def _begin(edge: Edge, backend: Backend, request: LoginRequest) -> tuple[WorkerRecord, LoginResponse]:
     replicas = _replicas(edge, backend)
     # Each worker's machine may have a sign-in of its own: those come first that have none.
     without = [one for one in replicas if (record := record_of(one, backend.name)) and not record.signed_in]
     worker = random.choice(without or replicas)
-    request = LoginRequest(backend=backend.name)
     return worker, await edge.connections.get(worker.address).login(request, timeout=_TIMEOUT_SECONDS)
 
 
 async def _finish(edge: Edge, backend: Backend, body: _Login) -> tuple[WorkerRecord, LoginResponse]:
     """Ends a login at the one worker that has begun it and waits for its code."""
-    if not body.code.strip():
+    if not body.code.strip() and not body.device:
         raise InvalidRequest("code: is missing; it is what the page showed at the end", "code")
     worker_id, dot, login_id = body.login_id.partition(".")
     if not (worker_id and dot and login_id):
@@ -217,23 +245,26 @@ def _gone(backend: Backend, worker_id: str) -> PatchbayError:
     return PatchbayError(make_error(NOT_FOUND, message, http_status=410, parameter="login_id"))
 
 
-async def _log_out(edge: Edge, backend: Backend) -> dict[str, object]:
+async def _log_out(edge: Edge, backend: Backend, account: str) -> dict[str, object]:
     """Signs out everywhere: each worker's machine may have a sign-in of its own."""
     workers: list[dict[str, object]] = []
-    failure: PatchbayError | None = None
+    failures: list[PatchbayError] = []
     # One after the other, since on one machine they share it.
     for worker in _replicas(edge, backend):
-        request = LogoutRequest(backend=backend.name)
+        request = LogoutRequest(backend=backend.name, account=account)
         try:
             answer = await edge.connections.get(worker.address).logout(request, timeout=_TIMEOUT_SECONDS)
             if answer.HasField("error"):
                 raise PatchbayError(answer.error)
         except PatchbayError as error:
-            failure = failure or error
+            failures.append(error)
         else:
             workers.append({"id": worker.id, "signed_in": answer.signed_in, "detail": answer.detail})
-    if failure is not None:
-        raise failure
+    if workers:
+        # An account that replicas share is gone from all of them with the first.
+        failures = [one for one in failures if one.error.code != NOT_FOUND]
+    if failures:
+        raise failures[0]
     return {
         "backend": backend.name,
         "signed_in": any(worker["signed_in"] for worker in workers),

@@ -120,8 +120,11 @@ class CliSignIn:
         if self._known is False:
             raise _error(AUTHENTICATION, self.missing)
 
-    async def begin(self) -> LoginResponse:
+    async def begin(self, *, device: bool = False, account: str = "") -> LoginResponse:
         """Starts a login, in place of one that waits for its code. Raises PatchbayError."""
+        if device:
+            raise _error(INVALID_REQUEST, "device: this provider has no such login", parameter="device")
+        _check_single(account)
         async with self._changing:
             self._end_login()
             process = await self._spawn("login", "--claudeai")
@@ -160,8 +163,14 @@ class CliSignIn:
             raise _error(UPSTREAM, "the login has ended, and left nobody signed in")
         return LoginResponse(signed_in=True, detail="signed in")
 
-    async def forget(self) -> LogoutResponse:
+    async def take(self, sign_in: bytes, *, account: str = "") -> LoginResponse:
+        """Refuses: the program keeps its sign-in to itself. Raises PatchbayError."""
+        message = "a sign-in of this backend is made by logging in, and cannot be taken from elsewhere"
+        raise _error(INVALID_REQUEST, message, parameter="sign_in")
+
+    async def forget(self, account: str = "") -> LogoutResponse:
         """Signs out, and ends a login that waits for its code. Raises PatchbayError."""
+        _check_single(account)
         async with self._changing:
             self._end_login()
             try:
@@ -272,6 +281,11 @@ def _without(code: str, words: str) -> str:
     for part in (code, *code.split("#")):
         words = words.replace(part, "<code>") if part else words
     return words
+
+
+def _check_single(account: str) -> None:
+    if account:
+        raise _error(INVALID_REQUEST, "account: this backend has one account, without a name", parameter="account")
 
 
 def _error(code: Code, message: str, *, parameter: str | None = None) -> PatchbayError:
