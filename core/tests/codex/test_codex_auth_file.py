@@ -179,13 +179,26 @@ async def test_where_nothing_can_be_locked_nothing_is_renewed(path: Path, monkey
             raise AssertionError("nobody holds it")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
-async def test_the_file_stays_its_owners(path: Path, login: Login) -> None:
-    """A worker that runs as root must not lock the CLI's user out."""
-    os.chown(path, 12_345, 23_456)
+async def test_the_file_stays_its_owners(path: Path, login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that runs as root must not lock the CLI's user out. Only root can really give a file away."""
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.fchown", lambda _, uid, gid: given.append((uid, gid)))
+    owner = os.stat(path)
     await AuthFile(path).save(msgspec.structs.replace(login, refresh_token="rt-2"), replacing=login.fingerprint)
-    found = os.stat(path)
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12_345, 23_456, 0o600)
+    assert given == [(owner.st_uid, owner.st_gid)]
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+async def test_where_a_file_cannot_be_given_away_the_token_is_kept(
+    path: Path, login: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.fchown", refuse)
+    renewed = msgspec.structs.replace(login, refresh_token="rt-2")
+    await AuthFile(path).save(renewed, replacing=login.fingerprint)
+    assert (await AuthFile(path).load()).refresh_token == "rt-2"
 
 
 async def test_signing_out_takes_the_tokens_alone(path: Path, login: Login) -> None:

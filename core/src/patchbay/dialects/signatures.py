@@ -36,10 +36,13 @@ def is_carried(encrypted_content: str) -> bool:
 
 
 def carried_thinking(encrypted_content: str, text: str) -> Block:
-    """The thinking that came with an `encrypted_content`; empty: with none."""
+    """The thinking that came with an `encrypted_content`; empty: with none.
+
+    What is neither OpenAI's nor marked by us is a compatible server's own, and a signature to no other provider.
+    """
     if encrypted_content.startswith(_REDACTED):
         return Block(redacted_thinking=RedactedThinking(data=encrypted_content.removeprefix(_REDACTED)))
     thinking = Thinking(text=text)
-    if encrypted_content:
+    if encrypted_content.startswith(_SIGNED) or is_openai_made(encrypted_content):
         thinking.signature = encrypted_content.removeprefix(_SIGNED)
     return Block(thinking=thinking)

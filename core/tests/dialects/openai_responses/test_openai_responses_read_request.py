@@ -166,12 +166,20 @@ ITEMS: dict[str, tuple[list[Any], str]] = {
         [
             {"type": "reasoning", "summary": [], "encrypted_content": "patchbay-signed:EqQB"},
             {"type": "reasoning", "summary": [], "encrypted_content": "patchbay-redacted:EmwK"},
+            {"type": "reasoning", "summary": [], "encrypted_content": "gAAAAB"},
+            {
+                "type": "reasoning",
+                "summary": [],
+                "encrypted_content": "of a compatible server, no signature of anyone's",
+            },
         ],
         """
         messages {
           role: ROLE_ASSISTANT
           blocks { thinking { signature: 'EqQB' } }
           blocks { redacted_thinking { data: 'EmwK' } }
+          blocks { thinking { signature: 'gAAAAB' } }
+          blocks { thinking { } }
         }
         """,
     ),

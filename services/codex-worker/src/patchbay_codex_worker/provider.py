@@ -89,7 +89,7 @@ class CodexProvider(HttpProvider[Quirks]):
             request.headers[SESSION_HEADER] = str(uuid.uuid5(uuid.NAMESPACE_OID, named))
         # Each account says once at most that it is at its limit: then it rests, and another one is asked.
         said: list[ChatEvent] = []
-        for _ in range(len(self._pool.statuses()) + 1):
+        for _ in range(len(self._pool.places()) + 1):
             try:
                 async with aclosing(super().chat(request)) as answer:
                     async for events in answer:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
+from patchbay.dispatch.callers import Identity
 from patchbay.dispatch.transport import WorkerFailure
 from patchbay.errors import AUTHENTICATION, NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import KINDS, Backend
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 _TIMEOUT_SECONDS = 60.0
 # Of a page that has a code in its address.
 _PAGE_HEADERS = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
+
+
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 class _Login(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,9 +67,7 @@ def auth_router(edge: Edge) -> APIRouter:
 
     @router.post("/auth/login")
     async def login(request: Request) -> dict[str, object]:
-        operator = require_operator(edge.callers, request)
-        require_json(request)
-        body = await read_body(request, _Login)
+        operator, body = await _asked(edge, request, _Login)
         backend = _backend(edge, body.backend)
         if body.login_id or body.code:
             worker, answer = await _finish(edge, backend, body)
@@ -87,9 +89,7 @@ def auth_router(edge: Edge) -> APIRouter:
 
     @router.post("/auth/import")
     async def take(request: Request) -> dict[str, object]:
-        operator = require_operator(edge.callers, request)
-        require_json(request)
-        body = await read_body(request, _Import)
+        operator, body = await _asked(edge, request, _Import)
         backend = _backend(edge, body.backend)
         sign_in = LoginRequest(backend=backend.name, sign_in=bytes(body.sign_in), account=body.account)
         worker, answer = await _begin(edge, backend, sign_in)
@@ -100,9 +100,7 @@ def auth_router(edge: Edge) -> APIRouter:
 
     @router.post("/auth/logout")
     async def logout(request: Request) -> dict[str, object]:
-        operator = require_operator(edge.callers, request)
-        require_json(request)
-        body = await read_body(request, _Logout)
+        operator, body = await _asked(edge, request, _Logout)
         backend = _backend(edge, body.backend)
         log.info("logout", backend=backend.name, key_id=operator.caller.key_id)
         return await _log_out(edge, backend, body.account)
@@ -114,6 +112,13 @@ def auth_router(edge: Edge) -> APIRouter:
         return await _callback(edge, request)
 
     return router
+
+
+async def _asked(edge: Edge, request: Request, shape: type[Body]) -> tuple[Identity, Body]:
+    """Who asks, an operator, and for what. Raises PatchbayError."""
+    operator = require_operator(edge.callers, request)
+    require_json(request)
+    return operator, await read_body(request, shape)
 
 
 def _told(backend: Backend, worker: WorkerRecord, answer: LoginResponse) -> dict[str, object]:
