@@ -112,9 +112,11 @@ def _require_ports(settings: Settings) -> None:
     require_free(workers.host, workers.openai_port, "workers.openai_port")
     require_free(workers.host, workers.claude_port, "workers.claude_port")
     require_free(workers.host, workers.codex_port, "workers.codex_port")
+    require_free(workers.host, workers.codebuff_port, "workers.codebuff_port")
     require_free(workers.host, workers.openai_metrics_port, "workers.openai_metrics_port")
     require_free(workers.host, workers.claude_metrics_port, "workers.claude_metrics_port")
     require_free(workers.host, workers.codex_metrics_port, "workers.codex_metrics_port")
+    require_free(workers.host, workers.codebuff_metrics_port, "workers.codebuff_metrics_port")
     if standin.enabled == "true":
         require_free(standin.host, standin.port, "standin.port")
 
@@ -133,6 +135,9 @@ def _services(settings: Settings, *, state: Path, programs: Path, config: tuple[
     for name in (*_WORKERS, *sorted(needed - set(_WORKERS))):
         worker = (_program(programs, f"patchbay-{name}"), *config)
         services.append(Service(name, worker, order=300, stop_seconds=worker_seconds))
+    if settings.codebuff.enabled:
+        codebuff = (_program(programs, "patchbay-codebuff-ws"), *config)
+        services.append(Service("codebuff-ws", codebuff, order=300, stop_seconds=worker_seconds))
     edge_seconds = int(settings.server.drain_seconds) + _GRACE_SECONDS
     edge = (_program(programs, "patchbay-edge"), *config)
     services.append(Service("edge", edge, order=400, stop_seconds=edge_seconds))

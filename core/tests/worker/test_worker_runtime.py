@@ -19,7 +19,7 @@ from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer, Directory, WorkerRecord
 from patchbay.testing.eventually import eventually, stays
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay.worker.runtime import Worker, run
+from patchbay.worker.runtime import Worker, of_providers, run
 from patchbay_proto.v1 import provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
@@ -97,7 +97,9 @@ async def worker(valkey: ValkeyProcess, *flags: str) -> AsyncIterator[Running]:
     provider = Gated()
     redis = connect(valkey.url, timeout=1)
     directory = Directory(redis, interval=0.02)
-    described = Worker(service="openai-worker", port=lambda _: 0, metrics_port=lambda _: 0, build=lambda *_: [provider])
+    described = Worker(
+        service="openai-worker", port=lambda _: 0, metrics_port=lambda _: 0, make=of_providers(lambda *_: [provider])
+    )
     task = asyncio.create_task(run(described, settings))
     watching = asyncio.create_task(directory.run())
     await eventually(lambda: directory.workers or task.done())

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from patchbay.settings.backends import Backend, BackendsConfig
+from patchbay.settings.codebuff import Codebuff
 from patchbay.settings.embedded import embedded_url
 from patchbay.settings.routes import Route, RouteConfig
 from patchbay.settings.sources import Tree
@@ -203,10 +204,12 @@ class Workers(Section):
     openai_port: Port = Field(default=0, description="openai-worker's gRPC port; 0: any free one.")
     claude_port: Port = Field(default=0, description="claude-worker's gRPC port; 0: any free one.")
     codex_port: Port = Field(default=0, description="codex-worker's gRPC port; 0: any free one.")
+    codebuff_port: Port = Field(default=0, description="codebuff-ws's gRPC port; 0: any free one.")
     capacity: PositiveInt = Field(default=1000, description="Streams at a time per worker.")
     openai_metrics_port: Port = Field(default=0, description="Port of openai-worker's Prometheus /metrics; 0: none.")
     claude_metrics_port: Port = Field(default=0, description="Port of claude-worker's Prometheus /metrics; 0: none.")
     codex_metrics_port: Port = Field(default=0, description="Port of codex-worker's Prometheus /metrics; 0: none.")
+    codebuff_metrics_port: Port = Field(default=0, description="Port of codebuff-ws's Prometheus /metrics; 0: none.")
     drain_seconds: NonNegativeFloat = Field(
         default=60.0, description="On shutdown, how long running answers may go on."
     )
@@ -263,6 +266,7 @@ class Settings(BaseSettings):
     )
     limits: Limits = Limits()
     sessions: Sessions = Sessions()
+    codebuff: Codebuff = Codebuff()
     workers: Workers = Workers()
     standin: StandIn = StandIn()
     telemetry: Telemetry = Telemetry()

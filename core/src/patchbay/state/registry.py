@@ -213,6 +213,10 @@ class Directory:
         """The workers that live, serve `backend` and are not draining."""
         return list(self._by_backend.get(backend, ()))
 
+    def of_service(self, service: str) -> list[WorkerRecord]:
+        """The workers of a service that live and are not draining."""
+        return [worker for worker in self._workers if worker.service == service and not worker.draining]
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Calls `callback` after each refresh that changed a worker's record or `stale`."""
         self._callbacks.append(callback)

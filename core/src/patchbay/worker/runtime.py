@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Protocol
 
 import grpc
 import msgspec
@@ -24,8 +25,7 @@ from patchbay.state.connection import Client, connect
 from patchbay.state.registry import Announcer, BackendRecord, PoolRecord, WorkerRecord
 from patchbay.telemetry import logs
 from patchbay.worker.service import Provider, ProviderService
-from patchbay_proto.v1 import provider_pb2, provider_pb2_grpc
-from patchbay_proto.v1.provider_pb2 import PoolStatus
+from patchbay_proto.v1.provider_pb2 import BackendStatus, PoolStatus
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,6 @@ _SERVER_OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-_SERVICE_NAME = provider_pb2.DESCRIPTOR.services_by_name["Provider"].full_name
 # Edges learn of a drain at once through Redis; those that cannot hear it have this long to read the health status.
 _DRAIN_GRACE_SECONDS = 0.2
 # After the drain deadline, what a broken-off answer has to end.
@@ -47,11 +46,37 @@ _LAST_WORDS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the providers of a worker share with each other and with other replicas."""
+    """What the parts of a worker share with each other and with other replicas."""
 
     redis: Client
     # This replica's id in the registry.
     worker_id: str
+    version: str = ""
+
+
+class Service(Protocol):
+    """What a worker offers over gRPC."""
+
+    # The full name of its gRPC service.
+    full_name: str
+    # Whether new work is refused.
+    draining: bool
+    # What runs now.
+    in_flight: int
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Registers its handlers."""
+
+    def backends(self) -> Sequence[BackendStatus]:
+        """The backends it serves, for the registry."""
+
+    async def start(self) -> None:
+        """Begins what goes on beside the requests, until `aclose`."""
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuses new work and waits for what runs. False: some still ran after `seconds`."""
+
+    async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +87,28 @@ class Worker:
         service: Its name, for example `openai-worker`.
         port: The port it listens on; 0 for any free one.
         metrics_port: The port of its Prometheus metrics; 0 for none.
-        build: Makes the providers of the backends this worker serves.
+        make: Makes what it offers.
     """
 
     service: str
     port: Callable[[Settings], int]
     metrics_port: Callable[[Settings], int]
-    build: Callable[[Settings, Shared], Sequence[Provider]]
+    make: Callable[[Settings, Shared], Service]
+
+
+def of_providers(build: Callable[[Settings, Shared], Sequence[Provider]]) -> Callable[[Settings, Shared], Service]:
+    """For `Worker.make`: offers the providers that `build` makes of the backends this worker serves."""
+
+    def make(settings: Settings, shared: Shared) -> Service:
+        return ProviderService(
+            worker_id=shared.worker_id,
+            version=shared.version,
+            providers=build(settings, shared),
+            capacity=settings.workers.capacity,
+            window_seconds=settings.workers.batch_window_ms / 1000,
+        )
+
+    return make
 
 
 def main(worker: Worker) -> None:
@@ -85,24 +125,16 @@ async def run(worker: Worker, settings: Settings) -> None:
     version = metadata.version(f"patchbay-{worker.service}")
     worker_id = f"{worker.service}-{uuid.uuid4().hex[:12]}"
     redis = connect(settings.redis.connect_url(), timeout=settings.redis.timeout_seconds)
-    providers = worker.build(settings, Shared(redis=redis, worker_id=worker_id))
-    service = ProviderService(
-        worker_id=worker_id,
-        version=version,
-        providers=providers,
-        capacity=options.capacity,
-        window_seconds=options.batch_window_ms / 1000,
-    )
+    service = worker.make(settings, Shared(redis=redis, worker_id=worker_id, version=version))
     server = grpc.aio.server(options=_SERVER_OPTIONS)
-    provider_pb2_grpc.add_ProviderServicer_to_server(service, server)
+    service.add_to(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port(f"{options.host}:{worker.port(settings)}")
-    for provider in providers:
-        await provider.start()
+    await service.start()
     await server.start()
-    await _set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
+    await _set_health(health_servicer, service, health_pb2.HealthCheckResponse.SERVING)
     if worker.metrics_port(settings):
         start_http_server(worker.metrics_port(settings), addr=options.host)
 
@@ -127,13 +159,13 @@ async def run(worker: Worker, settings: Settings) -> None:
         timeout=settings.redis.timeout_seconds,
     )
     announcing = asyncio.create_task(announcer.run(), name="announcer")
-    backends = [provider.name for provider in providers]
+    backends = [status.name for status in service.backends()]
     log.info("serving", address=record.address, backends=backends, worker_id=worker_id)
     await _stopped(stop, announcing)
 
     log.info("draining", in_flight=service.in_flight, seconds=options.drain_seconds)
     service.draining = True
-    await _set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await _set_health(health_servicer, service, health_pb2.HealthCheckResponse.NOT_SERVING)
     if not announcing.done():
         await announcer.announce_now()
     await asyncio.sleep(_DRAIN_GRACE_SECONDS)
@@ -142,8 +174,7 @@ async def run(worker: Worker, settings: Settings) -> None:
     announcing.cancel()
     await asyncio.wait([announcing])
     await server.stop(_LAST_WORDS_SECONDS)
-    for provider in providers:
-        await provider.aclose()
+    await service.aclose()
     await redis.aclose()
     log.info("stopped")
     if not announcing.cancelled():
@@ -158,7 +189,7 @@ async def _stopped(stop: asyncio.Event, announcing: asyncio.Task[None]) -> None:
     signalled.cancel()
 
 
-def _backends(service: ProviderService) -> tuple[BackendRecord, ...]:
+def _backends(service: Service) -> tuple[BackendRecord, ...]:
     return tuple(
         BackendRecord(
             name=status.name,
@@ -177,8 +208,8 @@ def _pool(status: PoolStatus) -> PoolRecord:
     return PoolRecord(spare=status.spare, busy=status.busy, max=status.max, waiting=status.waiting)
 
 
-async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", _SERVICE_NAME):
+async def _set_health(servicer: health.aio.HealthServicer, service: Service, status: int) -> None:
+    for name in ("", service.full_name):
         await servicer.set(name, status)
 
 

@@ -16,7 +16,7 @@ from patchbay.canonical import ChatEvent, ChatEvents, Error
 from patchbay.errors import INTERNAL, PatchbayError, make_error
 from patchbay.telemetry import metrics
 from patchbay.worker.windows import windows
-from patchbay_proto.v1 import provider_pb2_grpc
+from patchbay_proto.v1 import provider_pb2, provider_pb2_grpc
 from patchbay_proto.v1.provider_pb2 import (
     BackendStatus,
     ChatRequest,
@@ -101,6 +101,8 @@ class ProviderService(provider_pb2_grpc.ProviderServicer):
         window_seconds: How long a small event may wait for others.
     """
 
+    full_name = provider_pb2.DESCRIPTOR.services_by_name["Provider"].full_name
+
     def __init__(
         self,
         *,
@@ -120,6 +122,20 @@ class ProviderService(provider_pb2_grpc.ProviderServicer):
         self._idle.set()
         self.in_flight = 0
         self.draining = False
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Registers its handlers."""
+        provider_pb2_grpc.add_ProviderServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Starts the providers."""
+        for provider in self._providers.values():
+            await provider.start()
+
+    async def aclose(self) -> None:
+        """Closes the providers."""
+        for provider in self._providers.values():
+            await provider.aclose()
 
     def backends(self) -> list[BackendStatus]:
         return [provider.status() for provider in self._providers.values()]

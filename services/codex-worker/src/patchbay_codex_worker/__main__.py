@@ -1,6 +1,6 @@
 """The command `patchbay-codex-worker`."""
 
-from patchbay.worker.runtime import Worker
+from patchbay.worker.runtime import Worker, of_providers
 from patchbay.worker.runtime import main as run_worker
 from patchbay_codex_worker.providers import build
 
@@ -8,7 +8,7 @@ WORKER = Worker(
     service="codex-worker",
     port=lambda settings: settings.workers.codex_port,
     metrics_port=lambda settings: settings.workers.codex_metrics_port,
-    build=build,
+    make=of_providers(build),
 )
 
 
