@@ -8,12 +8,12 @@ The loop knows no socket and no JSON of the protocol's envelope; the connection 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from patchbay.canonical import Chat, ChatEvent
-from patchbay_proto.v1.provider_pb2 import Caller
+from patchbay_proto.v1.provider_pb2 import Caller, Credential
 
 JsonObject = dict[str, Any]
 # One part of a tool's output: `{"type": "json", "value"}` or `{"type": "media", "data": base64, "mediaType"}`.
@@ -65,6 +65,8 @@ class Prompt:
     # As the client sent it, with the project it has told of before where it sends none.
     session_state: JsonObject = field(default_factory=dict)
     caller: Caller = field(default_factory=Caller)
+    # What the caller brought as a provider credential, for `credentials: pass_through`.
+    credential: Credential | None = None
     request_id: str = ""
 
 
@@ -80,6 +82,11 @@ class PromptResult:
 class Loop(Protocol):
     """Runs the agents of a prompt."""
 
+    async def start(self) -> None:
+        """Begins what goes on beside the prompts, until `aclose`."""
+
+    async def aclose(self) -> None: ...
+
     async def run(self, prompt: Prompt, client: Client) -> PromptResult:
         """Runs a prompt to its end, with all its events but the ending one.
 
@@ -92,8 +99,15 @@ class Models(Protocol):
     """Asks models, through the workers of their backends."""
 
     def stream(
-        self, chat: Chat, *, model: str, caller: Caller, request_id: str, session_id: str
-    ) -> AsyncIterator[Sequence[ChatEvent]]:
+        self,
+        chat: Chat,
+        *,
+        model: str,
+        caller: Caller,
+        request_id: str,
+        session_id: str,
+        credential: Credential | None = None,
+    ) -> AsyncGenerator[Sequence[ChatEvent], None]:
         """The events of an answer, in groups. Closing it stops the upstream.
 
         Args:

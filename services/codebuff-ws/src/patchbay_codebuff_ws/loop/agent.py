@@ -1,0 +1,464 @@
+"""One agent at work: its conversation, its steps, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from patchbay.canonical import ROLE_USER, Block, CacheMark, Chat, Finished, Message, Reasoning, Text
+from patchbay.errors import CONTEXT_LENGTH, PatchbayError
+from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
+from patchbay_codebuff_ws.loop.context import Context, Output
+from patchbay_codebuff_ws.loop.definitions import Definition
+from patchbay_codebuff_ws.loop.execute import error_part, is_error, run_tool
+from patchbay_codebuff_ws.loop.history import (
+    assistant_message,
+    canonical,
+    json_text,
+    model_name,
+    system_notice,
+    text_of,
+    tool_message,
+    user_message,
+    with_session,
+    without,
+)
+from patchbay_codebuff_ws.loop.programs import ProgramRun
+from patchbay_codebuff_ws.loop.prompts import Prompts, knowledge, plain, user_prompt
+from patchbay_codebuff_ws.loop.prune import pruned, text_tokens
+from patchbay_codebuff_ws.loop.runs import Status
+from patchbay_codebuff_ws.loop.shortcuts import instruction_of
+from patchbay_codebuff_ws.loop.state import AgentState
+from patchbay_codebuff_ws.loop.steps import StepsError
+from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, problems_of, tool_table
+from patchbay_codebuff_ws.ports import JsonObject, Part
+
+log = structlog.get_logger(__name__)
+
+_PAUSED = (
+    "\n\nI have used all the steps that I may take for one prompt, so I pause here. Send a message, such as "
+    "`continue`, and I go on.\n"
+)
+_PAUSED_NOTICE = "You have used all your steps: the work was paused here, and the user was told so."
+_NO_OUTPUT = "You have not set your output yet. Call set_output now."
+
+
+class Agent:
+    """Runs one agent, once.
+
+    Args:
+        output: Where its words and events go.
+        user_input_id: The prompt's id, or one that begins with it.
+        spawnable: The agents that it may start; None: as its definition says.
+        special: `init`, `export` or `compact`, when that is the prompt.
+        inline: It works on its parent's conversation.
+
+    Attributes:
+        edited: Files that this step has changed, as they are now.
+        added: Messages that tools of this step add to the conversation, after the results of the tools.
+        inbox: Messages from the agents in `beside`, which work beside this one.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        definition: Definition,
+        state: AgentState,
+        *,
+        output: Output,
+        user_input_id: str,
+        prompt: str,
+        params: JsonObject | None,
+        content: Sequence[JsonObject] = (),
+        parent: Agent | None = None,
+        spawnable: Sequence[str] | None = None,
+        special: str | None = None,
+        inline: bool = False,
+    ) -> None:
+        self.context = context
+        self.definition = definition
+        self.state = state
+        self.output = output
+        self.user_input_id = user_input_id
+        self.spawnable = list(definition.spawnable_agents if spawnable is None else spawnable)
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.inline = inline
+        self.model = context.model_of(definition)
+        self.edited: dict[str, str] = {}
+        self.added: list[JsonObject] = []
+        self.inbox: list[JsonObject] = []
+        self.beside: set[asyncio.Task[None]] = set()
+        names = list(definition.tool_names)
+        if definition.output_mode == "structured_output" and "set_output" not in names:
+            names.append("set_output")
+        schema = plain(definition.output_schema) or None
+        self.tools = tool_table(names, context.project.custom_tools, output_schema=schema)
+        self.prompts: Prompts = Prompts(
+            definition=definition,
+            project=context.project,
+            tools=self.tools,
+            spawnable=self._known_spawnable(),
+            prompt=prompt,
+            initial_prompt=prompt if parent is None else parent.prompts.initial_prompt,
+            remaining=lambda: self.state.steps_remaining,
+        )
+        inherits = parent is not None and definition.inherit_parent_system_prompt
+        self.system: str = parent.system if parent is not None and inherits else self.prompts.system()
+        self._prompt, self._params, self._content, self._special = prompt, params, content, special
+        self._steps = 0
+        self._said = ""
+        self._exhausted = False
+        self._reminded = False
+        # Files may be others than agents have seen: another prompt, a command or another agent came between.
+        self._files_stale = parent is None
+
+    def _known_spawnable(self) -> list[Definition]:
+        known = []
+        for agent_id in self.spawnable:
+            try:
+                known.append(self.context.catalog.find(agent_id))
+            except PatchbayError as error:
+                log.info("agent_unknown", agent=self.definition.id, spawnable=agent_id, error=str(error))
+        return known
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncGenerator[None, None]:
+        """Gives this agent's place to others while it waits for them."""
+        self.context.slots.release()
+        try:
+            yield
+        finally:
+            # Cancelled, it takes one more than there are for a moment, rather than wait for its own end.
+            await asyncio.shield(asyncio.ensure_future(self.context.slots.acquire()))
+
+    async def run(self) -> JsonObject:
+        """Runs it to its end; the AgentOutput. Its failure is an output of type `error`."""
+        state, runs = self.state, self.context.runs
+        state.run_id = str(uuid.uuid4())
+        await runs.start(
+            state.run_id,
+            agent_id=self.definition.id,
+            ancestor_run_ids=state.ancestor_run_ids,
+            caller=self.context.prompt.caller,
+        )
+        status: Status = "failed"
+        error = ""
+        try:
+            output = await self._run()
+            error = output["message"] if output["type"] == "error" else ""
+            status = "cancelled" if self.context.client.cancelled else "failed" if error else "completed"
+        except asyncio.CancelledError:
+            status = "cancelled"
+            raise
+        except PatchbayError as failure:
+            error = failure.error.message
+            output = {"type": "error", "message": error}
+        except Exception:
+            log.exception("agent_crashed", agent=self.definition.id, request_id=self.context.prompt.request_id)
+            error = f"internal error; request id {self.context.prompt.request_id}"
+            output = {"type": "error", "message": error}
+        finally:
+            state.history = without(state.history, "agentStep", "userPrompt")
+            await asyncio.shield(
+                asyncio.ensure_future(
+                    runs.finish(
+                        state.run_id,
+                        status=status,
+                        total_steps=self._steps,
+                        direct_credits=state.direct_credits_used,
+                        total_credits=state.credits_used,
+                        error=error,
+                    )
+                )
+            )
+        return output
+
+    async def _run(self) -> JsonObject:
+        self._begin()
+        program = None
+        if self.definition.handle_steps:
+            program = ProgramRun(self, self.definition.handle_steps, self._prompt, self._params)
+        try:
+            await self._work(program)
+        except StepsError as error:
+            message = f"The program of the agent {self.definition.display_name} failed: {error}"
+            await self.output.text(message)
+            self.state.output = {**(self.state.output or {}), "error": message}
+            return {"type": "error", "message": message}
+        finally:
+            if program is not None:
+                await program.aclose()
+        return self._result()
+
+    def _begin(self) -> None:
+        state = self.state
+        if not self.depth:
+            for earlier in state.history:
+                earlier.pop("keepDuringTruncation", None)
+        asked = user_prompt(self._prompt, self._params)
+        message = user_message(asked, keep=True)
+        if self._content:
+            parts = [{"type": "text", "text": asked}] if asked else []
+            message["content"] = [*parts, *self._content]
+        if message["content"]:
+            state.history.append(message if self.depth else with_session(message, self.context.session_id))
+        if self._special is not None:
+            text = f"<system_instructions>{instruction_of(self._special)}</system_instructions>"
+            state.history.append(user_message(text, ttl="userPrompt", keep=True))
+        if instructions := self.prompts.instructions():
+            state.history.append(user_message(instructions, ttl="userPrompt", keep=True))
+
+    async def _work(self, program: ProgramRun | None) -> None:
+        ended = False
+        while not self.context.client.cancelled and not self._exhausted:
+            if program is not None:
+                if not await program.until_step(ended=ended):
+                    return
+            elif ended and not await self._goes_on():
+                return
+            ended = await self.step()
+
+    async def _goes_on(self) -> bool:
+        """Whether there is more to do although the model has ended its turn."""
+        if self.beside:
+            async with self.resting():
+                await asyncio.wait(self.beside, return_when=asyncio.FIRST_COMPLETED)
+        if self.inbox:
+            return True
+        lacks_output = self.definition.output_mode == "structured_output" and self.state.output is None
+        if lacks_output and not self._reminded and not self.context.client.cancelled:
+            self._reminded = True
+            self.state.history.append(user_message(system_notice(_NO_OUTPUT)))
+            return True
+        return False
+
+    def _result(self) -> JsonObject:
+        match self.definition.output_mode:
+            case "structured_output":
+                return {"type": "structuredOutput", "value": self.state.output}
+            case "all_messages":
+                return {"type": "allMessages", "value": without(self.state.history, "agentStep", "userPrompt")[1:]}
+        said = self._said or next(
+            (text_of(message) for message in reversed(self.state.history) if message.get("role") == "assistant"), ""
+        )
+        if not said.strip():
+            return {"type": "error", "message": "No response from agent"}
+        return {"type": "lastMessage", "value": said}
+
+    # One step of the model.
+
+    async def step(self) -> bool:
+        """Asks the model once and runs the tools that it calls; whether its turn has ended."""
+        state = self.state
+        if state.steps_remaining <= 0:
+            self._exhausted = True
+            await self.output.text(_PAUSED)
+            await self.output.event({"type": "text", "text": _PAUSED})
+            state.history.append(user_message(system_notice(_PAUSED_NOTICE)))
+            return True
+        await self._catch_up()
+        answer = await self._ask()
+        spent = await self.charge(answer)
+        _name_calls(answer)
+        state.steps_remaining -= 1
+        self._steps += 1
+        self.take(answer)
+        self.edited.clear()
+        children = len(state.child_run_ids)
+        ended = await self._run_calls(answer)
+        state.history += self.added
+        self.added.clear()
+        await self._record(answer, spent, state.child_run_ids[children:])
+        return ended
+
+    def take(self, answer: Answer) -> None:
+        """Writes an answer into the conversation."""
+        if (message := assistant_message(answer, model=self.model)) is not None:
+            self.state.history.append(message)
+        if answer.text.strip():
+            self._said = answer.text
+
+    async def _catch_up(self) -> None:
+        """Tells the model what has happened beside it."""
+        self.state.history += self.inbox
+        self.inbox.clear()
+        if not self._files_stale:
+            return
+        self._files_stale = False
+        entries = await self.context.files.changes() if "read_files" in self.tools else []
+        if self._lacks_knowledge():
+            self.state.history.append(user_message(system_notice(knowledge(self.context.project)), keep=True))
+        if entries:
+            output: list[Part] = [{"type": "json", "value": entries}]
+            self.state.history.append(tool_message(f"files-{uuid.uuid4().hex[:12]}", "file_updates", output))
+
+    def _lacks_knowledge(self) -> bool:
+        """Whether the model has not been shown the project's knowledge files."""
+        if self.depth or "read_files" not in self.tools or self.prompts.mentions("KNOWLEDGE_FILES_CONTENTS"):
+            return False
+        text = knowledge(self.context.project)
+        return bool(text) and not any(message.get("content") == system_notice(text) for message in self.state.history)
+
+    async def _ask(self) -> Answer:
+        limit = self.context.settings.context_tokens
+        try:
+            return await self._ask_within(limit)
+        except PatchbayError as error:
+            if error.error.code != CONTEXT_LENGTH:
+                raise
+            # The model's window is smaller than we were told, or our count was off.
+            size = sum(map(text_tokens, map(json_text, self.state.history)))
+            return await self._ask_within(min(limit, size) // 2)
+
+    async def _ask_within(self, limit: int) -> Answer:
+        chat = self._chat(limit)
+        answer = Answer()
+        try:
+            await self.context.ask(
+                chat,
+                answer,
+                model=self.model,
+                session_id=self.state.run_id if self.depth else self.context.session_id,
+                output=self.output,
+                thoughts=not plain(self.definition.reasoning_options).get("exclude"),
+            )
+        except PatchbayError as failure:
+            if answer.text.strip():
+                # What the user has seen is part of the conversation.
+                self.take(Answer.of_text(answer.text))
+            self._steps += 1
+            await self._record(answer, await self.charge(answer), (), failure.error.message)
+            raise
+        return answer
+
+    async def _record(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:
+        await self.context.runs.step(
+            self.state.run_id,
+            number=self._steps,
+            model=self.model,
+            input_tokens=answer.input_tokens,
+            output_tokens=answer.usage.output_tokens,
+            cost=spent,
+            child_run_ids=child_run_ids,
+            error=error,
+        )
+
+    async def generate(self, n: int) -> list[str]:
+        """So many answers of the model to the conversation as it is, side by side; none of them goes into it."""
+        chat = self._chat(self.context.settings.context_tokens)
+        answers = [Answer() for _ in range(n)]
+        async with self.resting(), asyncio.TaskGroup() as tasks:
+            for number, answer in enumerate(answers):
+                tasks.create_task(self._generate_one(chat, answer, number))
+        return [answer.text for answer in answers]
+
+    async def _generate_one(self, chat: Chat, answer: Answer, number: int) -> None:
+        session_id = f"{self.state.run_id}-{number}"
+        async with self.context.slots:
+            await self.context.ask(chat, answer, model=self.model, session_id=session_id, output=None)
+        await self.charge(answer)
+
+    async def charge(self, answer: Answer) -> int:
+        """Counts what a call of a model has cost and tells the client, if anyone knows; the credits."""
+        cost = self.context.cost(answer)
+        if cost is None:
+            return 0
+        self.state.credits_used += cost
+        self.state.direct_credits_used += cost
+        await self.context.client.cost(cost, agent_id=self.state.agent_id, user_input_id=self.user_input_id)
+        return cost
+
+    def _chat(self, limit: int) -> Chat:
+        tools = [tool.canonical() for tool in self.tools.values()]
+        step_prompt = self.prompts.step()
+        overhead = text_tokens(self.system + step_prompt) + sum(
+            text_tokens(tool.function.input_schema_json + tool.function.description) for tool in tools
+        )
+        self.state.history = pruned(self.state.history, limit=limit, overhead=overhead)
+        messages = canonical(self.state.history, model=self.model)
+        # Marked before the step's prompt, which is another one in the next step.
+        if messages and messages[-1].role == ROLE_USER:
+            messages[-1].blocks[-1].cache.CopyFrom(CacheMark())
+        if step_prompt or not messages or messages[-1].role != ROLE_USER:
+            block = Block(text=Text(text=step_prompt or system_notice("Go on.")))
+            if messages and messages[-1].role == ROLE_USER:
+                messages[-1].blocks.append(block)
+            else:
+                messages.append(Message(role=ROLE_USER, blocks=[block]))
+        chat = Chat(messages=messages, tools=tools, stream=True, include_usage=True)
+        if self.system:
+            chat.system.append(Block(text=Text(text=self.system), cache=CacheMark()))
+        _set_reasoning(chat, plain(self.definition.reasoning_options))
+        return chat
+
+    # Tools.
+
+    async def _run_calls(self, answer: Answer) -> bool:
+        """Runs the calls of an answer in their order; whether the turn has ended."""
+        goes_on = answer.stop_reason == Finished.STOP_REASON_PAUSE_TURN
+        ends = False
+        for call in answer.calls:
+            if self.context.client.cancelled:
+                return True
+            tool = self._tool(call.name)
+            output = await self._run_call(call, tool)
+            if tool is not None and tool.name == "end_turn":
+                ends = True
+            goes_on = goes_on or tool is None or tool.counts or is_error(output)
+        return ends or not goes_on
+
+    def _tool(self, name: str) -> Tool | None:
+        return self.tools.get(name) or next((one for one in self.tools.values() if model_name(one.name) == name), None)
+
+    async def _run_call(self, call: ToolCall, tool: Tool | None) -> list[Part]:
+        given = call.input
+        if tool is None:
+            known = ", ".join(self.tools) or "none"
+            why = "is not available to this agent" if call.name in BUILT_IN else "does not exist"
+            output = error_part(f"The tool `{call.name}` {why} (tools: {known}).")
+        elif given is None:
+            output = error_part(f"The input of `{tool.name}` is no JSON object: {call.text[:500]}")
+        elif problems := problems_of(given, tool.schema):
+            output = error_part(f"The input of `{tool.name}` is wrong: {problems}")
+        else:
+            return await self.use(tool, given, call.id, kept=True)
+        self.state.history.append(tool_message(call.id, call.name, output))
+        return output
+
+    async def use(self, tool: Tool, given: JsonObject, call_id: str, *, kept: bool) -> list[Part]:
+        """Runs a tool, with its events; `kept`: its result goes into the conversation."""
+        about = {"toolCallId": call_id, "toolName": tool.name}
+        await self.output.event({"type": "tool_call", **about, "input": given})
+        if tool.changes_files:
+            self._files_stale = True
+        output = await run_tool(self, tool, given)
+        await self.output.event({"type": "tool_result", **about, "output": output})
+        # Of a conversation that was replaced, the call is no part.
+        if kept and tool.name != "set_messages":
+            self.state.history.append(tool_message(call_id, tool.name, output))
+        return output
+
+
+def _name_calls(answer: Answer) -> None:
+    """Gives ids to the calls that have none, or the same as another."""
+    seen: set[str] = set()
+    for call in answer.calls:
+        if not call.id or call.id in seen:
+            call.id = f"call_{uuid.uuid4().hex[:20]}"
+        seen.add(call.id)
+
+
+def _set_reasoning(chat: Chat, options: JsonObject) -> None:
+    if options.get("enabled") is False or options.get("effort") == "none":
+        chat.reasoning.mode = Reasoning.MODE_DISABLED
+        return
+    if isinstance(options.get("effort"), str):
+        chat.reasoning.effort = options["effort"]
+    if isinstance(options.get("max_tokens"), int):
+        chat.reasoning.budget_tokens = options["max_tokens"]
+    if chat.HasField("reasoning") or options.get("enabled") is True:
+        chat.reasoning.mode = Reasoning.MODE_ENABLED

@@ -1,0 +1,158 @@
+"""A model's answer, from its events to what it says, thinks and calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import msgspec
+
+from patchbay.canonical import BlockStart, ChatEvent, Finished, Usage
+from patchbay_codebuff_ws.ports import JsonObject
+
+
+@dataclass(slots=True)
+class TextPiece:
+    text: str = ""
+
+
+@dataclass(slots=True)
+class ThoughtPiece:
+    """`kept` is what the provider wants back with it: `signature`, `redacted`, or `dialect` and `json`."""
+
+    text: str = ""
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """`input` is None when `text`, what the model wrote, is no JSON object."""
+
+    id: str
+    name: str
+    text: str = ""
+
+    @property
+    def input(self) -> JsonObject | None:
+        try:
+            value = msgspec.json.decode(self.text or "{}")
+        except msgspec.DecodeError:
+            return None
+        return value if isinstance(value, dict) else None
+
+
+Piece: TypeAlias = TextPiece | ThoughtPiece | ToolCall
+
+
+@dataclass(slots=True)
+class Answer:
+    """What has come of an answer so far; `said` and `thought` are what came since they were last taken."""
+
+    said: str = ""
+    thought: str = ""
+    usage: Usage = field(default_factory=Usage)
+    stop_reason: Finished.StopReason.ValueType = Finished.STOP_REASON_UNSPECIFIED
+    _pieces: dict[int, Piece] = field(default_factory=dict)
+    _shown: set[int] = field(default_factory=set)
+    _complete_texts: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_text(cls, text: str) -> Answer:
+        """An answer that is one text."""
+        return cls(_pieces={0: TextPiece(text)})
+
+    @classmethod
+    def of_call(cls, call: ToolCall) -> Answer:
+        """An answer that is one tool call."""
+        return cls(_pieces={0: call})
+
+    def taken(self) -> tuple[str, str]:
+        """Takes what was said and thought."""
+        taken = self.said, self.thought
+        self.said = self.thought = ""
+        return taken
+
+    def complete_texts(self, *, all_of_them: bool = False) -> list[str]:
+        """Takes the texts that are complete; `all_of_them`: the answer is over."""
+        if all_of_them:
+            for index in sorted(self._pieces):
+                self._complete(index)
+        texts, self._complete_texts = self._complete_texts, []
+        return texts
+
+    def _complete(self, index: int) -> None:
+        piece = self._pieces.get(index)
+        if isinstance(piece, TextPiece) and piece.text.strip() and index not in self._shown:
+            self._shown.add(index)
+            self._complete_texts.append(piece.text)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [piece for _, piece in sorted(self._pieces.items())]
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, TextPiece))
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [piece for piece in self.pieces if isinstance(piece, ToolCall)]
+
+    def feed(self, event: ChatEvent) -> None:
+        match event.WhichOneof("event"):
+            case "block_start":
+                self._pieces[event.block_start.index] = _begun(event.block_start)
+            case "text_delta":
+                piece = self._pieces.setdefault(event.text_delta.index, TextPiece())
+                piece.text += event.text_delta.text
+                self.said += event.text_delta.text
+            case "thinking_delta":
+                thought = self._pieces.setdefault(event.thinking_delta.index, ThoughtPiece())
+                thought.text += event.thinking_delta.text
+                self.thought += event.thinking_delta.text
+            case "signature_delta":
+                signed = self._pieces.setdefault(event.signature_delta.index, ThoughtPiece())
+                if isinstance(signed, ThoughtPiece):
+                    signed.kept["signature"] = signed.kept.get("signature", "") + event.signature_delta.signature
+            case "tool_input_delta":
+                call = self._pieces.get(event.tool_input_delta.index)
+                if isinstance(call, ToolCall):
+                    call.text += event.tool_input_delta.text
+            case "block_stop":
+                self._complete(event.block_stop.index)
+            case "usage":
+                self.usage.MergeFrom(event.usage)
+            case "finished":
+                self.stop_reason = event.finished.stop_reason
+
+    @property
+    def input_tokens(self) -> int:
+        return self.usage.input_tokens + self.usage.cache_read_tokens + self.usage.cache_write_tokens
+
+    def dollars(self) -> float | None:
+        """What the call has cost, where the provider says so (OpenRouter's `usage.cost`, in US dollars)."""
+        for text in self.usage.extensions.values():
+            try:
+                extension = msgspec.json.decode(text)
+            except msgspec.DecodeError:
+                continue
+            cost = extension.get("cost") if isinstance(extension, dict) else None
+            if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0:
+                details = extension.get("cost_details")
+                upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
+                return cost + (upstream if isinstance(upstream, int | float) and upstream > 0 else 0)
+        return None
+
+
+def _begun(start: BlockStart) -> Piece:
+    match start.WhichOneof("kind"):
+        case "tool_use":
+            return ToolCall(start.tool_use.id, start.tool_use.name)
+        case "thinking":
+            return ThoughtPiece()
+        case "redacted_thinking":
+            return ThoughtPiece(kept={"redacted": start.redacted_thinking.data})
+        case "opaque":
+            return ThoughtPiece(kept={"dialect": start.opaque.dialect, "json": start.opaque.json})
+        case _:
+            return TextPiece()

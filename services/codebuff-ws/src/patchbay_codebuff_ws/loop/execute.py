@@ -1,0 +1,275 @@
+"""Runs the tools that an agent calls, but for those that start other agents (see `spawn`)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
+from patchbay.errors import PatchbayError
+from patchbay_codebuff_ws.loop import spawn
+from patchbay_codebuff_ws.loop.answer import Answer
+from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, unified_diff, whole_file
+from patchbay_codebuff_ws.loop.files import UnreadableFile
+from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
+from patchbay_codebuff_ws.loop.search import search
+from patchbay_codebuff_ws.loop.state import clean_history
+from patchbay_codebuff_ws.loop.tools import Tool, problems_of
+from patchbay_codebuff_ws.ports import JsonObject, Part
+
+if TYPE_CHECKING:
+    from patchbay_codebuff_ws.loop.agent import Agent
+
+Handler: TypeAlias = "Callable[[Agent, JsonObject], Awaitable[list[Part]]]"
+
+# What the client is given for its own part of a tool.
+_CLIENT_SECONDS = 30.0
+_MAX_FOUND_FILES = 12
+
+
+def value_part(value: object) -> list[Part]:
+    return [{"type": "json", "value": value}]
+
+
+def error_part(message: str) -> list[Part]:
+    """How a tool says that it failed."""
+    return value_part({"errorMessage": message})
+
+
+def is_error(output: list[Part]) -> bool:
+    """Whether a tool says that it failed."""
+    values = [part.get("value") for part in output if part.get("type") == "json"]
+    return any(isinstance(value, dict) and "errorMessage" in value for value in values)
+
+
+async def run_tool(agent: Agent, tool: Tool, given: JsonObject) -> list[Part]:
+    """Runs a tool whose input has been checked. What goes wrong is its output."""
+    handler = _custom(tool.name) if tool.custom else _HANDLERS[tool.name]
+    try:
+        return await handler(agent, given)
+    except (EditError, UnreadableFile, PatchbayError) as error:
+        return error_part(str(error))
+
+
+def _custom(name: str) -> Handler:
+    async def run(agent: Agent, given: JsonObject) -> list[Part]:
+        return await _client(agent, name, given)
+
+    return run
+
+
+async def _client(agent: Agent, name: str, wire: JsonObject, *, seconds: float | None = _CLIENT_SECONDS) -> list[Part]:
+    return await agent.context.client.call_tool(name, wire, user_input_id=agent.user_input_id, timeout_seconds=seconds)
+
+
+def _only(given: JsonObject, *names: str) -> JsonObject:
+    """The client refuses, without an answer, what its schema does not have: nothing else goes there."""
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+async def _read_files(agent: Agent, given: JsonObject) -> list[Part]:
+    return value_part(await agent.context.files.shown(given["paths"]))
+
+
+async def _write_file(agent: Agent, given: JsonObject) -> list[Part]:
+    path = agent.context.project.relative(given["path"])
+    before = await _content(agent, path)
+    return await _update(agent, path, before, whole_file(before, given["content"]), ())
+
+
+async def _str_replace(agent: Agent, given: JsonObject) -> list[Part]:
+    path = agent.context.project.relative(given["path"])
+    before = await _content(agent, path)
+    replacements = [
+        Replacement(one["old"], one["new"], bool(one.get("allowMultiple"))) for one in given["replacements"]
+    ]
+    after, problems = replace_in(before, replacements)
+    return await _update(agent, path, before, after, problems)
+
+
+async def _content(agent: Agent, path: str) -> str | None:
+    """A file as it is, or as an earlier edit of the same step has left it."""
+    if path in agent.edited:
+        return agent.edited[path]
+    return await agent.context.files.current(path)
+
+
+async def _update(
+    agent: Agent, path: str, before: str | None, after: str, problems: tuple[()] | list[str]
+) -> list[Part]:
+    name = "write_file" if before is None else "str_replace"
+    output = await _client(agent, name, {"type": "file", "path": path, "content": after})
+    if is_error(output):
+        agent.edited.pop(path, None)
+        return output
+    agent.edited[path] = after
+    agent.context.files.note(path, after)
+    return [_update_part(part, unified_diff(path, before, after), problems) for part in output]
+
+
+def _update_part(part: Part, diff: str, problems: tuple[()] | list[str]) -> Part:
+    """The client gives back what it was sent, the whole file: the model is shown what changed in place of it."""
+    value = part.get("value")
+    if part.get("type") != "json" or not isinstance(value, dict):
+        return part
+    value = {**value}
+    if "unifiedDiff" in value:
+        value["unifiedDiff"] = diff
+    if problems:
+        message = "\n\n".join([str(value.get("message") or "Updated file."), "Not all was replaced:", *problems])
+        value["message"] = message
+    return {**part, "value": value}
+
+
+async def _create_plan(agent: Agent, given: JsonObject) -> list[Part]:
+    # Not every client has the tool; each can write a file.
+    path = agent.context.project.relative(given["path"])
+    before = await _content(agent, path)
+    return await _update(agent, path, before, whole_file(before, given["plan"]), ())
+
+
+async def _run_terminal_command(agent: Agent, given: JsonObject) -> list[Part]:
+    seconds = given.get("timeout_seconds")
+    seconds = _CLIENT_SECONDS if seconds is None else seconds
+    wire: JsonObject = {
+        "command": given["command"],
+        "mode": "assistant",
+        "process_type": given.get("process_type") or "SYNC",
+        "timeout_seconds": seconds,
+        **_only(given, "cwd"),
+    }
+    return await _client(agent, "run_terminal_command", wire, seconds=None if seconds < 0 else float(seconds))
+
+
+async def _code_search(agent: Agent, given: JsonObject) -> list[Part]:
+    return await _client(
+        agent, "code_search", {"maxResults": 30, **_only(given, "pattern", "flags", "cwd", "maxResults")}
+    )
+
+
+async def _run_file_change_hooks(agent: Agent, given: JsonObject) -> list[Part]:
+    return await _client(agent, "run_file_change_hooks", _only(given, "files"))
+
+
+async def _browser_logs(agent: Agent, given: JsonObject) -> list[Part]:
+    return await _client(agent, "browser_logs", _only(given, "type", "url", "waitUntil"))
+
+
+async def _find_files(agent: Agent, given: JsonObject) -> list[Part]:
+    context = agent.context
+    request = (
+        f"{file_tree(context.project)}\n\nWhich of these files have to do with the following? Answer with their paths, "
+        f"the most important first, one a line and nothing else, {_MAX_FOUND_FILES} at most.\n\n{given['prompt']}"
+    )
+    chat = Chat(messages=[Message(role=ROLE_USER, blocks=[Block(text=Text(text=request))])], stream=True)
+    answer = Answer()
+    await context.ask(chat, answer, model=agent.model, session_id=f"{agent.state.run_id}-files", output=None)
+    await agent.charge(answer)
+    known = set(context.project.paths())
+    named = (line.strip().strip("`'\"").removeprefix("- ").strip() for line in answer.text.splitlines())
+    paths = list(dict.fromkeys(path for name in named if (path := context.project.relative(name)) in known))
+    if not paths:
+        return value_part({"message": "No file of the project seems to have to do with it."})
+    return value_part(await context.files.shown(paths[:_MAX_FOUND_FILES]))
+
+
+async def _web_search(agent: Agent, given: JsonObject) -> list[Part]:
+    body = {"query": given["query"], "depth": given.get("depth") or "standard"}
+    return value_part(await search(agent.context.settings.web_search, body, answer="result"))
+
+
+async def _read_docs(agent: Agent, given: JsonObject) -> list[Part]:
+    body: JsonObject = {
+        "libraryTitle": given["libraryTitle"],
+        "maxTokens": max(given.get("max_tokens") or 20_000, 10_000),
+        **_only(given, "topic"),
+    }
+    return value_part(await search(agent.context.settings.docs_search, body, answer="documentation"))
+
+
+async def _lookup_agent_info(agent: Agent, given: JsonObject) -> list[Part]:
+    found = agent.context.catalog.find(given["agentId"])
+    info: JsonObject = {
+        "id": found.id,
+        "displayName": found.display_name,
+        "model": agent.context.model_of(found),
+        "toolNames": list(found.tool_names),
+        "spawnableAgents": list(found.spawnable_agents),
+        "outputMode": found.output_mode,
+        "description": agent_text(found),
+    }
+    for name, schema in (("inputSchema", found.input_schema), ("outputSchema", found.output_schema)):
+        if plain(schema):
+            info[name] = schema
+    return value_part(info)
+
+
+async def _nothing(agent: Agent, given: JsonObject) -> list[Part]:
+    return []
+
+
+async def _set_output(agent: Agent, given: JsonObject) -> list[Part]:
+    schema = plain(agent.definition.output_schema)
+    value: Any = given
+    if schema and problems_of(given, schema) and isinstance(given.get("data"), dict):
+        # Some models put it into a field of its own, as other clients' tools want it.
+        value = given["data"]
+    if schema and (problems := problems_of(value, schema)):
+        return error_part(f"The output does not have the form it must have: {problems}")
+    agent.state.output = value
+    return value_part({"message": "Output set"})
+
+
+async def _set_messages(agent: Agent, given: JsonObject) -> list[Part]:
+    agent.state.history = clean_history(given["messages"])
+    return []
+
+
+async def _add_message(agent: Agent, given: JsonObject) -> list[Part]:
+    agent.added.append({"role": given["role"], "content": given["content"]})
+    return []
+
+
+async def _add_subgoal(agent: Agent, given: JsonObject) -> list[Part]:
+    subgoal: JsonObject = {"logs": [], **_only(given, "objective", "status", "plan")}
+    if given.get("log"):
+        subgoal["logs"] = [given["log"]]
+    agent.state.context[given["id"]] = subgoal
+    return value_part({"message": "Subgoal added"})
+
+
+async def _update_subgoal(agent: Agent, given: JsonObject) -> list[Part]:
+    existing = agent.state.context.get(given["id"])
+    subgoal = {"logs": [], **(existing or {}), **_only(given, "status", "plan")}
+    if given.get("log"):
+        subgoal["logs"] = [*subgoal["logs"], given["log"]]
+    agent.state.context[given["id"]] = subgoal
+    if existing is None:
+        return value_part({"message": "There was no such subgoal: it is there now, without an objective"})
+    return value_part({"message": "Subgoal updated"})
+
+
+_HANDLERS: Mapping[str, Handler] = {
+    "read_files": _read_files,
+    "write_file": _write_file,
+    "str_replace": _str_replace,
+    "create_plan": _create_plan,
+    "run_terminal_command": _run_terminal_command,
+    "code_search": _code_search,
+    "run_file_change_hooks": _run_file_change_hooks,
+    "browser_logs": _browser_logs,
+    "find_files": _find_files,
+    "web_search": _web_search,
+    "read_docs": _read_docs,
+    "lookup_agent_info": _lookup_agent_info,
+    "spawn_agents": spawn.spawn_agents,
+    "spawn_agents_async": spawn.spawn_agents_async,
+    "spawn_agent_inline": spawn.spawn_agent_inline,
+    "think_deeply": _nothing,
+    "end_turn": _nothing,
+    "set_output": _set_output,
+    "set_messages": _set_messages,
+    "add_message": _add_message,
+    "add_subgoal": _add_subgoal,
+    "update_subgoal": _update_subgoal,
+}

@@ -1,0 +1,124 @@
+"""Drives an agent by its `handleSteps` program."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING
+
+from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
+from patchbay_codebuff_ws.loop.history import json_text
+from patchbay_codebuff_ws.loop.steps import (
+    CallTool,
+    Ended,
+    Generate,
+    Program,
+    Step,
+    StepAll,
+    StepsError,
+    StepText,
+)
+from patchbay_codebuff_ws.loop.tools import copied, problems_of
+from patchbay_codebuff_ws.ports import JsonObject, Part
+
+if TYPE_CHECKING:
+    from patchbay_codebuff_ws.loop.agent import Agent
+
+# A program that calls tools for ever is no use to anyone.
+_MAX_YIELDS_BETWEEN_STEPS = 500
+
+
+class ProgramRun:
+    """One program of one run of an agent."""
+
+    def __init__(self, agent: Agent, source: str, prompt: str, params: JsonObject | None) -> None:
+        self._agent = agent
+        self._source = source
+        self._prompt = prompt
+        self._params = params
+        self._program: Program | None = None
+        self._all = False
+        self._result: list[Part] = []
+        self._responses: list[str] | None = None
+
+    async def until_step(self, *, ended: bool) -> bool:
+        """Runs the program until it wants a step of the model; False: it has returned, or the user has cancelled.
+
+        Args:
+            ended: Whether the model ended its turn with the last step.
+
+        Raises:
+            StepsError: See `Program.advance`.
+        """
+        if self._all and not ended:
+            return True
+        self._all = False
+        agent = self._agent
+        for _ in range(_MAX_YIELDS_BETWEEN_STEPS):
+            if agent.context.client.cancelled:
+                return False
+            match await self._advance(ended):
+                case Ended():
+                    return False
+                case Step():
+                    return True
+                case StepAll():
+                    self._all = True
+                    return True
+                case StepText(text=text):
+                    await agent.output.text(text)
+                    await agent.output.event({"type": "text", "text": text})
+                    agent.take(Answer.of_text(text))
+                case Generate(n=n):
+                    self._responses = await agent.generate(n)
+                case CallTool() as call:
+                    self._result = await self._call(call)
+        raise StepsError(f"more than {_MAX_YIELDS_BETWEEN_STEPS} tool calls without a step of the model")
+
+    async def _advance(self, ended: bool) -> Step | StepAll | StepText | Generate | CallTool | Ended:
+        state = self._state()
+        if self._program is None:
+            argument: JsonObject = {"agentState": state, "prompt": self._prompt}
+            if self._params is not None:
+                argument["params"] = self._params
+            self._program = await self._agent.context.steps.start(self._source, argument)
+            return await self._program.advance(None)
+        result: JsonObject = {"agentState": state, "toolResult": self._result, "stepsComplete": ended}
+        if self._responses is not None:
+            result["nResponses"] = self._responses
+        self._result, self._responses = [], None
+        return await self._program.advance(result)
+
+    def _state(self) -> JsonObject:
+        state = self._agent.state
+        shown: JsonObject = {
+            "agentId": state.agent_id,
+            "runId": state.run_id,
+            "messageHistory": state.history,
+            "stepsRemaining": state.steps_remaining,
+        }
+        if state.parent_id:
+            shown["parentId"] = state.parent_id
+        if state.output is not None:
+            shown["output"] = state.output
+        return copied(shown)
+
+    async def _call(self, call: CallTool) -> list[Part]:
+        agent = self._agent
+        tool = agent.tools.get(call.name)
+        if tool is None:
+            raise StepsError(f"the tool `{call.name}` is not among the agent's toolNames")
+        if problems := problems_of(call.input, tool.schema):
+            raise StepsError(f"the input of `{call.name}` is wrong: {problems}")
+        call_id = f"call_{uuid.uuid4().hex[:20]}"
+        if call.shown:
+            agent.take(Answer.of_call(ToolCall(call_id, tool.name, json_text(call.input))))
+        agent.edited.clear()
+        output = await agent.use(tool, call.input, call_id, kept=call.shown)
+        agent.state.history += agent.added
+        agent.added.clear()
+        return output
+
+    async def aclose(self) -> None:
+        if self._program is not None:
+            await asyncio.shield(asyncio.ensure_future(self._program.aclose()))

@@ -1,0 +1,325 @@
+"""The tools that agents have: what a model is told of them, and what it may give them.
+
+What goes over the wire to a client looks different for some of them: see `execute`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]
+from jsonschema.validators import extend  # type: ignore[import-untyped]
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from patchbay.canonical import FunctionTool
+from patchbay.canonical import Tool as CanonicalTool
+from patchbay_codebuff_ws.loop.history import json_text, model_name
+from patchbay_codebuff_ws.ports import JsonObject
+
+_TEXT = {"type": "string", "minLength": 1}
+_STRING = {"type": "string"}
+_STATUS = {"type": "string", "enum": ["NOT_STARTED", "IN_PROGRESS", "COMPLETE", "ABORTED"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool.
+
+    Attributes:
+        schema: JSON schema of its input.
+        ends_step: Whether the model needs to see the result before it goes on.
+        counts: Whether calling it means that the turn goes on. A model that notes a thought or a subgoal stops there
+            only to get the call's result.
+        changes_files: Whether files may be others after it.
+        custom: Whether the client has defined it.
+    """
+
+    name: str
+    description: str
+    schema: JsonObject
+    ends_step: bool = True
+    counts: bool = True
+    changes_files: bool = False
+    custom: bool = False
+
+    def canonical(self) -> CanonicalTool:
+        function = FunctionTool(
+            name=model_name(self.name), description=self.description, input_schema_json=json_text(self.schema)
+        )
+        return CanonicalTool(function=function)
+
+
+def _object(required: Mapping[str, JsonObject], optional: Mapping[str, JsonObject] | None = None) -> JsonObject:
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
+    }
+
+
+def _said(schema: JsonObject, description: str) -> JsonObject:
+    return {**schema, "description": description}
+
+
+_AGENT = _object(
+    {"agent_type": _said(_TEXT, "The id of the agent.")},
+    {
+        "prompt": _said(_STRING, "What it is to do: it sees nothing else of this conversation unless it says so."),
+        "params": {"type": "object", "description": "Its parameters, as its description says."},
+    },
+)
+_AGENTS = _object({"agents": {"type": "array", "items": _AGENT, "minItems": 1}})
+_SUBGOAL = {
+    "status": _STATUS,
+    "plan": _said(_STRING, "How to reach it."),
+    "log": _said(_STRING, "What was done, or found out."),
+}
+_ID = _said(_TEXT, "A short id of the subgoal.")
+
+_TOOLS = (
+    Tool(
+        "read_files",
+        "Reads files of the project. Ask for all that you need at once.",
+        _object({"paths": {"type": "array", "items": _TEXT, "minItems": 1, "description": "Relative to the project."}}),
+    ),
+    Tool(
+        "write_file",
+        "Creates a file, or replaces all that it holds. For a change of a part, str_replace is the better choice.",
+        _object(
+            {
+                "path": _said(_TEXT, "Relative to the project."),
+                "instructions": _said(_STRING, "What the change is for, in one sentence."),
+                "content": _said(_STRING, "All that the file is to hold: nothing may be left out."),
+            }
+        ),
+        ends_step=False,
+    ),
+    Tool(
+        "str_replace",
+        "Replaces texts in a file. Each old text must be in the file exactly once, unless allowMultiple is set.",
+        _object(
+            {
+                "path": _said(_TEXT, "Relative to the project."),
+                "replacements": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _object(
+                        {
+                            "old": _said(_STRING, "The text to replace, with its white space, as it is in the file."),
+                            "new": _said(_STRING, "The text in its place; empty to remove it."),
+                        },
+                        {"allowMultiple": {"type": "boolean", "description": "Replace every occurrence."}},
+                    ),
+                },
+            }
+        ),
+        ends_step=False,
+    ),
+    Tool(
+        "create_plan",
+        "Writes a plan into a Markdown file, for the user to read before a larger change.",
+        _object({"path": _said(_TEXT, "A Markdown file."), "plan": _said(_TEXT, "The plan, in Markdown.")}),
+        ends_step=False,
+        counts=False,
+    ),
+    Tool(
+        "run_terminal_command",
+        "Runs a command in the user's shell.",
+        _object(
+            {"command": _TEXT},
+            {
+                "process_type": {"type": "string", "enum": ["SYNC", "BACKGROUND"], "description": "Default: SYNC."},
+                "cwd": _said(_STRING, "Where to run it; default: the project's root."),
+                "timeout_seconds": {"type": "number", "description": "Default: 30; -1: none."},
+            },
+        ),
+        changes_files=True,
+    ),
+    Tool(
+        "code_search",
+        "Searches the project's files with ripgrep.",
+        _object(
+            {"pattern": _said(_TEXT, "A regular expression.")},
+            {
+                "flags": _said(_STRING, "Of ripgrep, such as `-i -g *.ts`."),
+                "cwd": _said(_STRING, "The directory to search; default: the project's root."),
+                "maxResults": {"type": "integer", "minimum": 1, "description": "Default: 30."},
+            },
+        ),
+    ),
+    Tool(
+        "run_file_change_hooks",
+        "Runs the checks that the project has for changed files.",
+        _object({"files": {"type": "array", "items": _TEXT, "description": "The changed files."}}),
+        changes_files=True,
+    ),
+    Tool(
+        "browser_logs",
+        "Opens a page in a browser and gives what its console and network said.",
+        _object(
+            {"type": _said(_TEXT, "`navigate`, `start` or `stop`."), "url": _TEXT},
+            {"waitUntil": {"type": "string", "enum": ["load", "domcontentloaded", "networkidle0"]}},
+        ),
+    ),
+    Tool(
+        "find_files",
+        "Finds the files of the project that have to do with something, and reads them.",
+        _object({"prompt": _said(_TEXT, "What to look for, in a few words.")}),
+    ),
+    Tool(
+        "web_search",
+        "Searches the web.",
+        _object({"query": _TEXT}, {"depth": {"type": "string", "enum": ["standard", "deep"]}}),
+    ),
+    Tool(
+        "read_docs",
+        "Reads the documentation of a library.",
+        _object(
+            {"libraryTitle": _said(_TEXT, "Its name, such as `Next.js`.")},
+            {
+                "topic": _said(_STRING, "What to read of."),
+                "max_tokens": {"type": "integer", "minimum": 1, "description": "Default: 20000."},
+            },
+        ),
+    ),
+    Tool(
+        "lookup_agent_info",
+        "Says what an agent is for and what it takes.",
+        _object({"agentId": _TEXT}),
+        ends_step=False,
+    ),
+    Tool("spawn_agents", "Starts agents side by side and waits for what they give.", _AGENTS, changes_files=True),
+    Tool(
+        "spawn_agents_async",
+        "Starts agents that work beside you; what they give comes as a message when they are done.",
+        _AGENTS,
+        ends_step=False,
+        changes_files=True,
+    ),
+    Tool("spawn_agent_inline", "Starts an agent that works on this conversation itself.", _AGENT, changes_files=True),
+    Tool(
+        "think_deeply",
+        "A place to think a hard question through, step by step, before you act.",
+        _object({"thought": _TEXT}),
+        ends_step=False,
+    ),
+    Tool("end_turn", "Ends your turn: all is done, or only the user can go on.", _object({})),
+    Tool("set_output", "Sets your result.", {"type": "object"}, ends_step=False, counts=False),
+    Tool(
+        "set_messages",
+        "Replaces the whole conversation.",
+        _object({"messages": {"type": "array", "items": {"type": "object", "required": ["role", "content"]}}}),
+        counts=False,
+    ),
+    Tool(
+        "add_message",
+        "Adds a message to the conversation.",
+        _object({"role": {"type": "string", "enum": ["user", "assistant"]}, "content": _STRING}),
+        counts=False,
+    ),
+    Tool(
+        "add_subgoal",
+        "Notes a subgoal of a larger task.",
+        _object({"id": _ID, "objective": _said(_TEXT, "What is to be reached."), "status": _STATUS}, _SUBGOAL),
+        ends_step=False,
+    ),
+    Tool(
+        "update_subgoal",
+        "Notes how far a subgoal is.",
+        _object({"id": _ID}, _SUBGOAL),
+        ends_step=False,
+    ),
+)
+BUILT_IN: Mapping[str, Tool] = {tool.name: tool for tool in _TOOLS}
+
+
+def tool_table(
+    names: Iterable[str], custom: Mapping[str, JsonObject], *, output_schema: JsonObject | None
+) -> dict[str, Tool]:
+    """The tools of an agent, in the order of their names there; names that mean nothing are left out."""
+    table: dict[str, Tool] = {}
+    for name in names:
+        if name in BUILT_IN:
+            table[name] = BUILT_IN[name]
+        elif name in custom:
+            table[name] = custom_tool(name, custom[name])
+    if "set_output" in table and output_schema is not None:
+        table["set_output"] = Tool(
+            "set_output",
+            BUILT_IN["set_output"].description,
+            {**output_schema, "type": "object"},
+            ends_step=False,
+            counts=False,
+        )
+    return table
+
+
+def custom_tool(name: str, definition: Mapping[str, Any]) -> Tool:
+    """A tool that the client has defined and runs."""
+    description = str(definition.get("description") or "")
+    examples = definition.get("exampleInputs")
+    if isinstance(examples, list) and examples:
+        shown = "\n".join(json_text(example) for example in examples)
+        description = f"{description}\nExamples of its input:\n{shown}".strip()
+    schema = definition.get("inputJsonSchema")
+    schema = {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, dict) else {}
+    return Tool(
+        name,
+        description,
+        {**schema, "type": "object"},
+        ends_step=definition.get("endsAgentStep") is not False,
+        changes_files=True,
+        custom=True,
+    )
+
+
+def _nothing(*_: Any) -> tuple[()]:
+    return ()
+
+
+def _additional(validator: Any, allowed: Any, instance: Any, schema: Any) -> Any:
+    if "patternProperties" in schema:
+        return
+    yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, instance, schema)
+
+
+# Clients bring schemas of their own, and a regular expression may take for ever: none is tried.
+_Validator = extend(
+    Draft202012Validator,
+    {
+        "pattern": _nothing,
+        "patternProperties": _nothing,
+        "unevaluatedProperties": _nothing,
+        "additionalProperties": _additional,
+    },
+)
+_MAX_PROBLEMS = 5
+
+
+def problems_of(value: object, schema: JsonObject) -> str:
+    """What is wrong with a value by a JSON schema, for a model to read; empty: nothing.
+
+    A schema that cannot be read, or that refers to another place, forbids nothing.
+    """
+    # An empty registry: nothing that a schema refers to is fetched.
+    validator = _Validator(schema, registry=Registry())
+    try:
+        _Validator.check_schema(schema)
+        found = [
+            f"{'.'.join(map(str, error.absolute_path)) or 'input'}: {error.message[:300]}"
+            for error, _ in zip(validator.iter_errors(value), range(_MAX_PROBLEMS), strict=False)
+        ]
+    except (SchemaError, Unresolvable, RecursionError, ValueError, TypeError):
+        return ""
+    return "; ".join(found)
+
+
+def copied(value: JsonObject) -> JsonObject:
+    """A copy that shares nothing."""
+    copy: JsonObject = msgspec.json.decode(msgspec.json.encode(value))
+    return copy

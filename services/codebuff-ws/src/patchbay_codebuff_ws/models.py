@@ -1,0 +1,95 @@
+"""Asks models for the agents: through the workers of their backends, as the edge does for its clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from patchbay.canonical import Chat, ChatEvent
+from patchbay.dispatch.attempts import Attempts
+from patchbay.dispatch.picking import Picker
+from patchbay.dispatch.routing import Router, Target
+from patchbay.dispatch.transport import Connections
+from patchbay.errors import UPSTREAM, PatchbayError, make_error
+from patchbay.settings import Settings
+from patchbay.settings.codebuff import CodebuffModels
+from patchbay.state.connection import Client
+from patchbay.state.registry import Directory, WorkerRecord
+from patchbay_proto.v1.provider_pb2 import Caller, ChatRequest, Credential
+
+# Routes may be for Codebuff's agents alone, with this prefix.
+CODEBUFF_PREFIX = "/codebuff"
+
+
+def choose_model(models: CodebuffModels, *, agent_id: str, cost_mode: str, own: str) -> str:
+    """The model that answers an agent: the configured one of the agent, of the cost mode, or of all; else its own."""
+    return models.agents.get(agent_id) or models.cost_modes.get(cost_mode) or models.default or own
+
+
+class Dispatch:
+    """The `Models` of `ports`: every call goes to a backend's worker."""
+
+    def __init__(self, settings: Settings, redis: Client) -> None:
+        backends = settings.enabled_backends()
+        self._directory = Directory(redis, timeout=settings.redis.timeout_seconds)
+        self._connections = Connections()
+        self._router = Router(settings.enabled_routes(), backends, settings.default_backend)
+        self._attempts = Attempts(Picker(self._directory, self._connections), self._connections)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Learns which workers live, and keeps knowing it until `aclose`."""
+        await self._directory.refresh()
+        self._watching = asyncio.create_task(self._directory.run(), name="directory")
+
+    async def aclose(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+            self._watching = None
+        await self._connections.aclose()
+
+    async def stream(
+        self,
+        chat: Chat,
+        *,
+        model: str,
+        caller: Caller,
+        request_id: str,
+        session_id: str,
+        credential: Credential | None = None,
+    ) -> AsyncGenerator[Sequence[ChatEvent], None]:
+        """See `Models.stream`."""
+        targets = self._router.targets(CODEBUFF_PREFIX, model)
+        first = targets[0].backend
+
+        def request_for(target: Target, _: WorkerRecord) -> ChatRequest:
+            # The caller's credential is for the provider that was meant, and for no other.
+            meant = target.backend.credentials == "pass_through" and target.backend.base_url == first.base_url
+            return ChatRequest(
+                caller=caller,
+                request_id=request_id,
+                session_id=session_id,
+                backend=target.backend.name,
+                model=target.model,
+                chat=chat,
+                credential=credential if meant else None,
+            )
+
+        # A session's name is the client's own choice: two callers that choose the same one must not meet.
+        conversation = f"{len(caller.key_id)}:{caller.key_id}{session_id}" if session_id else ""
+        opened = await self._attempts.open(targets, request_for, is_committed=lambda: False, conversation=conversation)
+        finished = False
+        try:
+            async with aclosing(opened.windows()) as windows:
+                async for events in windows:
+                    for event in events:
+                        if event.HasField("error"):
+                            raise PatchbayError(event.error)
+                        finished = finished or event.HasField("finished")
+                    yield events
+        finally:
+            opened.call.close()
+        if not finished:
+            raise PatchbayError(make_error(UPSTREAM, "the model's answer ended before its end"))
