@@ -336,9 +336,9 @@ async def test_compact_leaves_the_summary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "command"), [("!ls -la", "ls -la"), ("/run make x", "make x"), ("git status", None)]
+    ("prompt", "command"), [("!ls -la", "ls -la"), ("/run make x", "make x"), ("git status", "git status")]
 )
-async def test_a_command_needs_no_agent(prompt: str, command: str | None) -> None:
+async def test_a_command_needs_no_agent(prompt: str, command: str) -> None:
     world = World(FakeModels(["never"]), agents=[BASE])
     result = await world.run(prompt)
     [(name, given, input_id, seconds)] = world.client.tool_requests
