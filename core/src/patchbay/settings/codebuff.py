@@ -15,7 +15,7 @@ from pydantic import (
     SecretStr,
 )
 
-from patchbay.settings.codex import url
+from patchbay.settings.codex import url as web_address
 
 
 class _Section(BaseModel):
@@ -44,7 +44,7 @@ class CodebuffModels(_Section):
 class CodebuffSearch(_Section):
     """A service that searches, asked with POST and answering `{"result": text}`."""
 
-    url: Annotated[str, AfterValidator(url)] = Field(description="Where to post the search.")
+    url: Annotated[str, AfterValidator(web_address)] = Field(description="Where to post the search.")
     api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token.")
 
 

@@ -166,7 +166,7 @@ async def _find_files(agent: Agent, given: JsonObject) -> list[Part]:
     await context.ask(chat, answer, model=agent.model, session_id=f"{agent.state.run_id}-files", output=None)
     await agent.charge(answer)
     known = set(context.project.paths())
-    named = (line.strip().strip("`'\"").removeprefix("- ").strip() for line in answer.text.splitlines())
+    named = (line.strip().removeprefix("- ").strip("`'\" ") for line in answer.text.splitlines())
     paths = list(dict.fromkeys(path for name in named if (path := context.project.relative(name)) in known))
     if not paths:
         return value_part({"message": "No file of the project seems to have to do with it."})

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, history_of, session
+from pydantic import SecretStr
+
+from patchbay.settings.codebuff import Codebuff, CodebuffSearch
+from patchbay_codebuff_ws.loop.shortcuts import shell_command, special_prompt
+from patchbay_codebuff_ws.loop.tools import BUILT_IN, custom_tool, problems_of
+
+
+async def called(
+    *calls: Call, client: FakeClient | None = None, settings: Codebuff | None = None, **context: Any
+) -> tuple[World, list[Any]]:
+    """What tools give that a model calls in one step."""
+    agent = Definition(id="base", tool_names=[*BUILT_IN, *context.get("customToolDefinitions", {})])
+    world = World(FakeModels([*calls], ["Done"]), client or FakeClient(), [agent], settings or Codebuff())
+    await world.run(state=session(**context))
+    return world, world.client.results()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_schema_is_one(name: str) -> None:
+    Draft202012Validator.check_schema(BUILT_IN[name].schema)
+    assert BUILT_IN[name].description
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wire", "seconds"),
+    [
+        (
+            "run_terminal_command",
+            {"command": "ls", "extra": 1},
+            {"command": "ls", "mode": "assistant", "process_type": "SYNC", "timeout_seconds": 30.0},
+            30.0,
+        ),
+        (
+            "run_terminal_command",
+            {"command": "ls", "process_type": "BACKGROUND", "cwd": "a", "timeout_seconds": -1},
+            {"command": "ls", "mode": "assistant", "process_type": "BACKGROUND", "cwd": "a", "timeout_seconds": -1},
+            None,
+        ),
+        ("code_search", {"pattern": "a.b"}, {"pattern": "a.b", "maxResults": 30}, 30.0),
+        (
+            "code_search",
+            {"pattern": "a", "flags": "-i", "cwd": "b", "maxResults": 2},
+            {"pattern": "a", "flags": "-i", "cwd": "b", "maxResults": 2},
+            30.0,
+        ),
+        ("run_file_change_hooks", {"files": ["a"]}, {"files": ["a"]}, 30.0),
+        ("browser_logs", {"type": "navigate", "url": "u"}, {"type": "navigate", "url": "u"}, 30.0),
+        (
+            "create_plan",
+            {"path": "/p/plan.md", "plan": "# A"},
+            {"type": "file", "path": "plan.md", "content": "# A\n"},
+            30.0,
+        ),
+        (
+            "write_file",
+            {"path": "a.py", "instructions": "Add it.", "content": "a = 1\n"},
+            {"type": "file", "path": "a.py", "content": "a = 1\n"},
+            30.0,
+        ),
+    ],
+)
+async def test_the_client_gets_what_its_wire_has(name: str, given: Json, wire: Json, seconds: float | None) -> None:
+    world, _ = await called(Call(name, given))
+    [(_, sent, input_id, timeout)] = world.client.tool_requests
+    assert (sent, input_id, timeout) == (wire, "p1", seconds)
+    # The model's own words are what is shown.
+    assert world.client.events("tool_call")[0]["input"] == given
+
+
+async def test_edits_of_a_step_build_on_each_other() -> None:
+    client = FakeClient({"a.py": "a = 1\r\nb = 2\r\n"})
+
+    def edit(old: str, new: str) -> Call:
+        return Call("str_replace", {"path": "a.py", "replacements": [{"old": old, "new": new}]})
+
+    world, results = await called(edit("a = 1", "a = 3"), edit("a = 3\nb = 2", "c = 4"), client=client)
+    assert client.files["a.py"] == "c = 4\r\n"
+    assert client.reads == [["a.py"]]
+    assert [name for name, *_ in client.tool_requests] == ["str_replace", "str_replace"]
+    assert results[0] == {
+        "file": "a.py",
+        "message": "Updated file",
+        "unifiedDiff": "@@ -1,2 +1,2 @@\n-a = 1\n+a = 3\n b = 2",
+    }
+    assert world.client.text == "Done"
+
+
+async def test_an_edit_that_the_client_refuses_is_not_built_on() -> None:
+    client = FakeClient({"a.py": "a\n"})
+    client.tools["str_replace"] = lambda _: [{"type": "json", "value": {"file": "a.py", "errorMessage": "read only"}}]
+    edit = Call("str_replace", {"path": "a.py", "replacements": [{"old": "a", "new": "b"}]})
+    _, results = await called(edit, edit, client=client)
+    assert [result["errorMessage"] for result in results] == ["read only"] * 2
+    assert client.reads[:2] == [["a.py"], ["a.py"]]
+
+
+async def test_a_part_that_was_not_replaced_is_told() -> None:
+    client = FakeClient({"a.py": "a\n"})
+    replacements = [{"old": "a", "new": "b"}, {"old": "zzz", "new": "c"}]
+    _, [result] = await called(Call("str_replace", {"path": "a.py", "replacements": replacements}), client=client)
+    assert client.files["a.py"] == "b\n"
+    assert '"zzz" was not found' in result["message"]
+
+
+async def test_a_file_that_cannot_be_read_is_not_written() -> None:
+    client = FakeClient({"big": "[FILE_TOO_LARGE: 2 MB]"})
+    _, [result] = await called(Call("write_file", {"path": "big", "instructions": "", "content": "x"}), client=client)
+    assert result == {"errorMessage": "[FILE_TOO_LARGE: 2 MB]"}
+    assert client.tool_requests == []
+
+
+TOOL = {
+    "inputJsonSchema": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {"city": {"type": "string", "pattern": "(a+)+$"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "description": "The weather.",
+    "exampleInputs": [{"city": "Oslo"}],
+    "endsAgentStep": True,
+}
+
+
+async def test_custom_tools_are_the_clients() -> None:
+    given = {"city": "a" * 60 + "!"}
+    world, results = await called(Call("weather", given), Call("weather", {}), customToolDefinitions={"weather": TOOL})
+    assert results == [{"stdout": "weather ran"}]
+    assert world.client.tool_requests == [("weather", given, "p1", 30.0)]
+    wrong = world.models.chats[1].messages[2].blocks[1].tool_result.blocks[0].text.text
+    assert "'city' is a required property" in wrong
+    tool = world.models.chats[0].tools[-1].function
+    assert tool.name == "weather"
+    assert tool.description == 'The weather.\nExamples of its input:\n{"city":"Oslo"}'
+    assert "$schema" not in tool.input_schema_json
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "said"),
+    [
+        ({"type": "object", "required": ["a"]}, {}, "'a' is a required property"),
+        ({"additionalProperties": False}, {"a": 1}, "unexpected"),
+        ({"additionalProperties": False, "patternProperties": {"(a+)+$": {}}}, {"a" * 60 + "!": 1}, ""),
+        ({"properties": {"a": {"pattern": "(a+)+$"}}}, {"a": "a" * 60 + "!"}, ""),
+        # What cannot be read, or is somewhere else, forbids nothing, and nothing is fetched.
+        ({"type": "nonsense"}, {}, ""),
+        ({"$ref": "http://127.0.0.1:1/schema.json"}, {}, ""),
+        ({"$ref": "#"}, {}, ""),
+        ({"$ref": "#/definitions/a", "definitions": {"a": {"required": ["b"]}}}, {}, "'b' is a required property"),
+    ],
+)
+def test_schemas_of_clients_are_applied_with_care(schema: Json, value: Json, said: str) -> None:
+    found = problems_of(value, schema)
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def test_a_custom_tool_without_a_schema_takes_any_object() -> None:
+    assert custom_tool("x", {}).schema == {"type": "object"}
+
+
+async def test_subgoals_are_kept_in_the_state() -> None:
+    agent = Definition(id="base", tool_names=("add_subgoal", "update_subgoal"))
+    add = Call("add_subgoal", {"id": "1", "objective": "Win", "status": "NOT_STARTED", "log": "begun"})
+    update = Call("update_subgoal", {"id": "1", "status": "COMPLETE", "log": "won"})
+    other = Call("update_subgoal", {"id": "2", "plan": "Think"})
+    world = World(FakeModels([add, update, other], ["Done"]), agents=[agent])
+    result = await world.run()
+    assert result.session_state["mainAgentState"]["agentContext"] == {
+        "1": {"objective": "Win", "status": "COMPLETE", "logs": ["begun", "won"]},
+        "2": {"plan": "Think", "logs": []},
+    }
+    assert "no such subgoal" in world.client.results()[2]["message"]
+
+
+async def test_messages_are_set_and_added() -> None:
+    agent = Definition(id="base", tool_names=("set_messages", "add_message"))
+    messages = [{"role": "user", "content": "new"}, {"role": "assistant", "content": "begun"}]
+    calls = [Call("add_message", {"role": "user", "content": "one more"}), Call("set_messages", {"messages": messages})]
+    world = World(FakeModels(calls, ["Done"]), agents=[agent])
+    assert history_of(await world.run()) == [*messages, {"role": "user", "content": "one more"}]
+
+
+async def test_files_are_found_by_a_model() -> None:
+    tree = [
+        {"name": "a", "type": "directory", "filePath": "a", "children": [{"name": "b.py", "type": "file"}]},
+        {"name": "c.py", "type": "file", "filePath": "c.py"},
+    ]
+    client = FakeClient({"a/b.py": "b\n", "c.py": "c\n"})
+    agent = Definition(id="base", tool_names=("find_files",))
+    models = FakeModels([Call("find_files", {"prompt": "the b"})], ["- `a/b.py`\nno/such.py\n"], ["Done"])
+    world = World(models, client, [agent])
+    await world.run(state=session(fileTree=tree, tokenCallers={"a/b.py": {"f": ["c.py"]}}))
+    assert client.results() == [[{"path": "a/b.py", "content": "b\n", "referencedBy": {"f": ["c.py"]}}]]
+    assert "the b" in models.chats[1].messages[0].blocks[0].text.text
+    # What this model says is for nobody else.
+    assert client.text == "Done"
+
+
+async def test_agents_are_looked_up() -> None:
+    mine = {"id": "mine", "displayName": "Mine", "spawnerPrompt": "For tests.", "inputSchema": {"prompt": {}}}
+    _, results = await called(
+        Call("lookup_agent_info", {"agentId": "mine"}),
+        Call("lookup_agent_info", {"agentId": "nobody"}),
+        agentTemplates={"mine": mine},
+    )
+    assert results[0]["displayName"] == "Mine"
+    assert "For tests." in results[0]["description"]
+    assert "no agent `nobody`" in results[1]["errorMessage"]
+
+
+@asynccontextmanager
+async def service(status: int, body: bytes, seen: list[bytes]) -> AsyncIterator[str]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length"))
+        seen.extend([head, await reader.readexactly(length)])
+        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (status, len(body)) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/search"
+
+
+SEARCH = Call("web_search", {"query": "q", "depth": "deep"})
+DOCS = Call("read_docs", {"libraryTitle": "L", "topic": "t", "max_tokens": 5})
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "body", "sent", "expected"),
+    [
+        (SEARCH, 200, b'{"result":"found"}', {"query": "q", "depth": "deep"}, {"result": "found"}),
+        (
+            DOCS,
+            200,
+            b'{"documentation":"read"}',
+            {"libraryTitle": "L", "topic": "t", "maxTokens": 10_000},
+            {"documentation": "read"},
+        ),
+        (DOCS, 200, b'{"result":"read"}', None, {"documentation": "read"}),
+        (SEARCH, 200, b"[]", None, {"errorMessage": "The search service gave no result."}),
+        (SEARCH, 200, b'{"error":"no"}', None, {"errorMessage": "no"}),
+        (SEARCH, 500, b"", None, {"errorMessage": "The search service answered with status 500."}),
+    ],
+)
+async def test_searches_go_to_their_services(
+    call: Call, status: int, body: bytes, sent: Json | None, expected: Json
+) -> None:
+    seen: list[bytes] = []
+    async with service(status, body, seen) as url:
+        place = CodebuffSearch(url=url, api_key=SecretStr("secret"))
+        _, [result] = await called(call, settings=Codebuff(web_search=place, docs_search=place))
+    assert result == expected
+    assert b"authorization: bearer secret" in seen[0].lower()
+    if sent is not None:
+        assert msgspec.json.decode(seen[1]) == sent
+
+
+async def test_a_search_that_is_not_there_is_a_result() -> None:
+    gone = CodebuffSearch(url="http://127.0.0.1:1/")
+    _, results = await called(SEARCH, DOCS, settings=Codebuff(docs_search=gone))
+    assert results == [
+        {"errorMessage": "This search is not configured on this server."},
+        {"errorMessage": "The search service cannot be reached."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "command"),
+    [
+        ("!make", "make"),
+        ("!", None),
+        ("/run npm test", "npm test"),
+        ("/run", None),
+        ("ls", "ls"),
+        ("pwd ", "pwd"),
+        ("clear", "clear"),
+        ("git log -3", "git log -3"),
+        ("git is not set up, please help", None),
+        ("make it faster", None),
+        ("python or go?", None),
+        ("fix the bug", None),
+        ("ls\nand explain", None),
+    ],
+)
+def test_commands_are_told_from_prompts(prompt: str, command: str | None) -> None:
+    assert shell_command(prompt) == command
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"), [("/init", "init"), ("init", "init"), (" /Compact ", "compact"), ("compact it", None)]
+)
+def test_special_prompts_are_known(prompt: str, name: str | None) -> None:
+    assert special_prompt(prompt) == name
