@@ -15,6 +15,7 @@ from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
 from patchbay_codebuff_ws.loop.context import Context, Output
 from patchbay_codebuff_ws.loop.definitions import Definition
 from patchbay_codebuff_ws.loop.execute import error_part, is_error, run_tool
+from patchbay_codebuff_ws.loop.files import Files
 from patchbay_codebuff_ws.loop.history import (
     assistant_message,
     canonical,
@@ -25,7 +26,6 @@ from patchbay_codebuff_ws.loop.history import (
     tool_message,
     user_message,
     with_session,
-    without,
 )
 from patchbay_codebuff_ws.loop.programs import ProgramRun
 from patchbay_codebuff_ws.loop.prompts import Prompts, knowledge, plain, user_prompt
@@ -88,6 +88,7 @@ class Agent:
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.inline = inline
         self.model = context.model_of(definition)
+        self.files = Files(context.client, context.project, state.history)
         self.edited: dict[str, str] = {}
         self.added: list[JsonObject] = []
         self.inbox: list[JsonObject] = []
@@ -115,6 +116,8 @@ class Agent:
         self._reminded = False
         # Files may be others than agents have seen: another prompt, a command or another agent came between.
         self._files_stale = parent is None
+        # On a conversation that is its parent's, what lives as long as the parent's run is not this one's to end.
+        self._parents = [message for message in state.history if "timeToLive" in message] if inline else []
 
     def _known_spawnable(self) -> list[Definition]:
         known = []
@@ -162,7 +165,7 @@ class Agent:
             error = f"internal error; request id {self.context.prompt.request_id}"
             output = {"type": "error", "message": error}
         finally:
-            state.history = without(state.history, "agentStep", "userPrompt")
+            self._expire()
             await asyncio.shield(
                 asyncio.ensure_future(
                     runs.finish(
@@ -212,6 +215,12 @@ class Agent:
         if instructions := self.prompts.instructions():
             state.history.append(user_message(instructions, ttl="userPrompt", keep=True))
 
+    def _expire(self) -> None:
+        """Drops the messages that live no longer than a run."""
+        self.state.history = [
+            message for message in self.state.history if "timeToLive" not in message or message in self._parents
+        ]
+
     async def _work(self, program: ProgramRun | None) -> None:
         ended = False
         while not self.context.client.cancelled and not self._exhausted:
@@ -241,7 +250,8 @@ class Agent:
             case "structured_output":
                 return {"type": "structuredOutput", "value": self.state.output}
             case "all_messages":
-                return {"type": "allMessages", "value": without(self.state.history, "agentStep", "userPrompt")[1:]}
+                lasting = [message for message in self.state.history if "timeToLive" not in message]
+                return {"type": "allMessages", "value": lasting[1:]}
         said = self._said or next(
             (text_of(message) for message in reversed(self.state.history) if message.get("role") == "assistant"), ""
         )
@@ -289,7 +299,7 @@ class Agent:
         if not self._files_stale:
             return
         self._files_stale = False
-        entries = await self.context.files.changes() if "read_files" in self.tools else []
+        entries = await self.files.changes() if "read_files" in self.tools else []
         if self._lacks_knowledge():
             self.state.history.append(user_message(system_notice(knowledge(self.context.project)), keep=True))
         if entries:

@@ -12,7 +12,6 @@ from patchbay.canonical import Chat, ChatEvent
 from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
-from patchbay_codebuff_ws.loop.files import Files
 from patchbay_codebuff_ws.loop.runs import Runs
 from patchbay_codebuff_ws.loop.state import Project
 from patchbay_codebuff_ws.loop.steps import Steps
@@ -87,7 +86,6 @@ class Context:
     steps: Steps
     project: Project
     catalog: Catalog
-    files: Files
     slots: asyncio.Semaphore
     tasks: asyncio.TaskGroup
     session_id: str

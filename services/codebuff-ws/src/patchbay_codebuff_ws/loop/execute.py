@@ -68,7 +68,7 @@ def _only(given: JsonObject, *names: str) -> JsonObject:
 
 
 async def _read_files(agent: Agent, given: JsonObject) -> list[Part]:
-    return value_part(await agent.context.files.shown(given["paths"]))
+    return value_part(await agent.files.shown(given["paths"]))
 
 
 async def _write_file(agent: Agent, given: JsonObject) -> list[Part]:
@@ -91,7 +91,7 @@ async def _content(agent: Agent, path: str) -> str | None:
     """A file as it is, or as an earlier edit of the same step has left it."""
     if path in agent.edited:
         return agent.edited[path]
-    return await agent.context.files.current(path)
+    return await agent.files.current(path)
 
 
 async def _update(
@@ -103,7 +103,7 @@ async def _update(
         agent.edited.pop(path, None)
         return output
     agent.edited[path] = after
-    agent.context.files.note(path, after)
+    agent.files.note(path, after)
     return [_update_part(part, unified_diff(path, before, after), problems) for part in output]
 
 
@@ -170,7 +170,7 @@ async def _find_files(agent: Agent, given: JsonObject) -> list[Part]:
     paths = list(dict.fromkeys(path for name in named if (path := context.project.relative(name)) in known))
     if not paths:
         return value_part({"message": "No file of the project seems to have to do with it."})
-    return value_part(await context.files.shown(paths[:_MAX_FOUND_FILES]))
+    return value_part(await agent.files.shown(paths[:_MAX_FOUND_FILES]))
 
 
 async def _web_search(agent: Agent, given: JsonObject) -> list[Part]:

@@ -1,4 +1,4 @@
-"""The client's files, as the agents of a prompt have seen them."""
+"""The client's files, as an agent has seen them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def is_status(content: str) -> bool:
 
 
 class Files:
-    """Reads files through the client, and knows what agents have seen of them.
+    """Reads files through the client, and knows what one agent has seen of them.
 
     Args:
-        history: The conversation so far, of which agents have seen files before.
+        history: Its conversation so far, in which it has seen files before.
     """
 
     def __init__(self, client: Client, project: Project, history: Iterable[JsonObject]) -> None:
@@ -74,11 +74,11 @@ class Files:
         return content
 
     def note(self, path: str, content: str) -> None:
-        """Notes what an agent has written."""
+        """Notes what the agent has written."""
         self._seen[self._project.relative(path)] = with_line_end(content)
 
     async def changes(self) -> list[JsonObject]:
-        """What others have changed since agents saw it, with the new contents."""
+        """What others have changed since the agent saw it, with the new contents."""
         if not self._seen:
             return []
         now = await self.read(list(self._seen))

@@ -265,8 +265,3 @@ def _orphan_blocks(found: Mapping[str, Any]) -> Iterable[Block]:
 def model_name(tool: str) -> str:
     """A tool's name as every provider takes it."""
     return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-") else "_" for sign in tool)[:64]
-
-
-def without(messages: list[JsonObject], *ttls: str) -> list[JsonObject]:
-    """The messages but those that live no longer than one of `ttls`."""
-    return [message for message in messages if message.get("timeToLive") not in ttls]

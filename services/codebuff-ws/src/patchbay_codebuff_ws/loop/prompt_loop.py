@@ -10,7 +10,6 @@ from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.agent import Agent
 from patchbay_codebuff_ws.loop.context import Context, PromptOutput
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
-from patchbay_codebuff_ws.loop.files import Files
 from patchbay_codebuff_ws.loop.history import (
     session_of,
     system_notice,
@@ -100,7 +99,6 @@ class AgentLoop:
                 steps=self._steps,
                 project=project,
                 catalog=catalog,
-                files=Files(client, project, state.history),
                 slots=asyncio.Semaphore(self._settings.max_running_agents),
                 tasks=tasks,
                 session_id=session_of(state.history) or str(uuid.uuid4()),

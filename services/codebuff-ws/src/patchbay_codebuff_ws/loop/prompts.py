@@ -169,6 +169,12 @@ def user_prompt(prompt: str, params: JsonObject | None) -> str:
 
 def file_tree(project: Project) -> str:
     """The project's files, in about 20,000 tokens at most: with symbols, without, or but the upper directories."""
+    if "tree" not in project.made:
+        project.made["tree"] = _file_tree(project)
+    return project.made["tree"]
+
+
+def _file_tree(project: Project) -> str:
     if not project.tree:
         return "# Project files\nThere are none, or they are not known."
     scores = project.section("fileTokenScores")

@@ -67,9 +67,10 @@ class AgentState:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What a client says of its project (`fileContext`)."""
+    """What a client says of its project (`fileContext`), and texts made of it once for all agents of a prompt."""
 
     raw: Mapping[str, Any]
+    made: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def root(self) -> str:

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, history_of
+
+from patchbay_codebuff_ws.loop.steps import (
+    CallTool,
+    Ended,
+    Generate,
+    Step,
+    StepAll,
+    StepsError,
+    StepText,
+    Yield,
+    read_yield,
+)
+
+Source = Callable[[Json], Generator[Any, Json, None]]
+
+
+@dataclass
+class PythonProgram:
+    """A generator of Python's in place of one of JavaScript's."""
+
+    generator: Generator[Any, Json, None]
+    results: list[Json] = field(default_factory=list)
+    closed: int = 0
+
+    async def advance(self, result: Json | None) -> Yield:
+        try:
+            if result is None:
+                return read_yield(next(self.generator))
+            self.results.append(result)
+            return read_yield(self.generator.send(result))
+        except StopIteration:
+            return Ended()
+        except ZeroDivisionError as error:
+            raise StepsError(str(error)) from error
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class PythonSteps:
+    source: Source
+    programs: list[PythonProgram] = field(default_factory=list)
+    states: list[Json] = field(default_factory=list)
+
+    async def start(self, source: str, state: Json) -> PythonProgram:
+        assert source == "function* () {}"
+        self.states.append(state)
+        self.programs.append(PythonProgram(self.source(state)))
+        return self.programs[-1]
+
+
+def world_of(source: Source, *turns: Any, client: FakeClient | None = None, **more: Any) -> tuple[World, PythonSteps]:
+    steps = PythonSteps(source)
+    names = ("read_files", "set_output", "add_message", "end_turn")
+    agent = Definition(id="base", tool_names=names, handle_steps="function* () {}", **more)
+    return World(FakeModels(*turns), client or FakeClient({"a": "one"}), [agent], steps=steps), steps
+
+
+READ = {"toolName": "read_files", "input": {"paths": ["a"]}}
+
+
+async def test_a_program_runs_tools_and_steps() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield READ
+        yield "STEP"
+        yield "STEP"
+        yield "STEP_ALL"
+
+    turns = (["One"], ["Two"], [Call("read_files", {"paths": ["a"]})], ["Three"])
+    world, steps = world_of(source, *turns)
+    result = await world.run("hi", params={"p": 1})
+    assert result.output["value"] == "Three"
+    assert steps.states[0]["prompt"] == "hi"
+    assert steps.states[0]["params"] == {"p": 1}
+    assert steps.states[0]["agentState"]["messageHistory"][0]["content"].startswith("<user_message>hi")
+    [program] = steps.programs
+    assert [result["stepsComplete"] for result in program.results] == [False, True, True, True]
+    read = program.results[0]["toolResult"]
+    assert read == [{"type": "json", "value": [{"path": "a", "content": "one\n"}]}]
+    assert program.results[1]["toolResult"] == []
+    assert program.closed == 1
+    # The call is in the conversation as if the model had made it.
+    first = world.models.chats[0].messages
+    assert first[1].blocks[0].tool_use.name == "read_files"
+    assert first[2].blocks[0].tool_result.tool_use_id == first[1].blocks[0].tool_use.id
+
+
+async def test_a_call_may_be_left_out_of_the_conversation() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield {**READ, "includeToolCall": False}
+        yield "STEP"
+
+    world, _ = world_of(source, ["One"])
+    result = await world.run("hi")
+    assert [message["role"] for message in history_of(result)] == ["user", "assistant"]
+    assert len(world.client.events("tool_call")) == 1
+
+
+async def test_a_program_needs_no_model() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        result = yield {"toolName": "add_message", "input": {"role": "assistant", "content": "From the program"}}
+        assert result["agentState"]["messageHistory"][-1]["content"] == "From the program"
+
+    world, _ = world_of(source, ["never"])
+    assert (await world.run()).output == {"type": "lastMessage", "value": "From the program"}
+    assert world.models.asked == []
+
+
+async def test_a_program_sets_an_output() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        result = yield {"toolName": "set_output", "input": {"n": 1}}
+        assert result["agentState"]["output"] == {"n": 1}
+
+    world, _ = world_of(source, ["never"], output_mode="structured_output")
+    assert (await world.run()).output == {"type": "structuredOutput", "value": {"n": 1}}
+
+
+async def test_texts_and_many_answers() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield {"type": "STEP_TEXT", "text": "Said"}
+        result = yield {"type": "GENERATE_N", "n": 3}
+        yield {"type": "STEP_TEXT", "text": "-".join(result["nResponses"])}
+
+    world, _ = world_of(source, ["x"], ["x"], ["x"])
+    result = await world.run()
+    assert result.output["value"] == "x-x-x"
+    assert world.client.text == "Saidx-x-x"
+
+
+@pytest.mark.parametrize(
+    ("yielded", "said"),
+    [
+        ({"toolName": "write_file", "input": {}}, "not among the agent's toolNames"),
+        ({"toolName": "read_files", "input": {}}, "'paths' is a required property"),
+        ("NONSENSE", "neither a step nor a tool call"),
+        (None, "division"),
+    ],
+)
+async def test_a_failing_program_ends_the_run(yielded: Any, said: str) -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield yielded if yielded is not None else 1 / 0
+
+    world, steps = world_of(source, ["never"])
+    result = await world.run()
+    assert result.output["type"] == "error"
+    assert said in result.output["message"]
+    assert said in world.client.text
+    assert said in result.session_state["mainAgentState"]["output"]["error"]
+    assert steps.programs[0].closed == 1
+
+
+async def test_a_program_that_calls_tools_for_ever_is_stopped() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        while True:
+            yield {"toolName": "set_output", "input": {}, "includeToolCall": False}
+
+    world, _ = world_of(source, ["never"])
+    assert "tool calls without a step" in (await world.run()).output["message"]
+
+
+async def test_a_program_that_steps_for_ever_is_stopped() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        while True:
+            yield "STEP"
+
+    world, _ = world_of(source, ["Again"])
+    await world.run()
+    assert len(world.models.asked) == 25
+
+
+async def test_a_program_without_an_engine_is_told_plainly() -> None:
+    world = World(FakeModels(["never"]), agents=[Definition(id="base", handle_steps="function* () {}")])
+    assert "no JavaScript engine" in (await world.run()).output["message"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("STEP", Step()),
+        ("STEP_ALL", StepAll()),
+        ({"toolName": "a"}, CallTool("a", {})),
+        ({"toolName": "a", "input": {"b": 1}, "includeToolCall": False}, CallTool("a", {"b": 1}, shown=False)),
+        ({"type": "STEP_TEXT", "text": "x"}, StepText("x")),
+        ({"type": "GENERATE_N", "n": 2.0}, Generate(2)),
+    ],
+)
+def test_yields_are_read(value: object, expected: Yield) -> None:
+    assert read_yield(value) == expected
+
+
+@pytest.mark.parametrize("value", [None, 1, "", {}, {"toolName": 1}, {"toolName": "a", "input": []}])
+def test_other_yields_are_refused(value: object) -> None:
+    with pytest.raises(StepsError):
+        read_yield(value)

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, Turn, World, history_of
+
+from patchbay.canonical import Usage
+from patchbay.errors import UPSTREAM, PatchbayError, make_error
+from patchbay.settings.codebuff import Codebuff
+from patchbay.testing.eventually import eventually
+
+SPAWN = ("spawn_agents", "spawn_agents_async", "spawn_agent_inline", "read_files")
+
+
+def parent(*spawnable: str, **more: Any) -> Definition:
+    return Definition(id="base", model="base", tool_names=SPAWN, spawnable_agents=spawnable, **more)
+
+
+def child(name: str, **more: Any) -> Definition:
+    return Definition(id=name, display_name=name.title(), model=name, **more)
+
+
+def spawn(*names: str, tool: str = "spawn_agents", **more: Any) -> Call:
+    return Call(tool, {"agents": [{"agent_type": name, "prompt": f"Be {name}", **more} for name in names]})
+
+
+def world_of(agents: list[Definition], **by_model: list[Turn]) -> World:
+    return World(FakeModels(["?"], by_model=by_model), agents=agents)
+
+
+async def test_agents_run_side_by_side_and_report() -> None:
+    both = asyncio.Event()
+    running = 0
+
+    async def meet() -> None:
+        nonlocal running
+        running += 1
+        if running == 2:
+            both.set()
+        await both.wait()
+
+    world = world_of(
+        [parent("one", "two"), child("one"), child("two")],
+        base=[["Go", spawn("one", "two")], ["Done"]],
+        one=[["I am one", meet]],
+        two=[["I am two", meet]],
+    )
+    result = await asyncio.wait_for(world.run(), 10)
+    assert result.output["value"] == "Done"
+    assert world.client.results() == [
+        [
+            {"agentName": "One", "agentType": "one", "value": {"type": "lastMessage", "value": "I am one"}},
+            {"agentName": "Two", "agentType": "two", "value": {"type": "lastMessage", "value": "I am two"}},
+        ]
+    ]
+    # Two at a time are shown each on its own, not among the words of their parent.
+    assert world.client.text == "GoDone"
+    assert {(kind, text) for kind, text in world.client.subagent_chunks} >= {("one", "I am"), ("two", "I am")}
+    starts, ends = world.client.events("subagent_start"), world.client.events("subagent_finish")
+    assert sorted(event["displayName"] for event in starts) == ["One", "Two"]
+    assert len(ends) == 2
+    assert not starts[0]["onlyChild"]
+    prompts = {model: chat.messages[0].blocks[0].text.text for model, chat, _ in world.models.asked}
+    assert prompts["one"] == "<user_message>Be one</user_message>"
+
+
+async def test_an_only_child_is_heard_on_its_parents_stream() -> None:
+    world = world_of([parent("one"), child("one")], base=[[spawn("one")], ["Done"]], one=[["I am one"]])
+    await world.run()
+    assert world.client.text == "\n\n[One]\n\nI am oneDone"
+    [mine] = [event for event in world.client.events("text") if "agentId" in event]
+    assert mine["text"] == "I am one"
+    assert world.client.events("subagent_start")[0]["onlyChild"]
+
+
+async def test_runs_know_their_ancestors_and_costs_add_up() -> None:
+    cost = Usage(extensions={"openai": '{"cost":0.01}'})
+    world = world_of(
+        [parent("one"), child("one", tool_names=SPAWN, spawnable_agents=("two",)), child("two")],
+        base=[[spawn("one"), cost], ["Done", cost]],
+        one=[[spawn("two"), cost], ["One", cost]],
+        two=[["Two", cost]],
+    )
+    result = await world.run()
+    (base, _, none), (one, _, first), (two, _, second) = world.runs.started
+    assert (none, first, second) == ([], [base], [base, one])
+    finished = {run_id: rest for run_id, *rest in world.runs.finished}
+    assert finished[base] == ["completed", 2, 2, 5, ""]
+    assert finished[one] == ["completed", 2, 2, 3, ""]
+    assert finished[two] == ["completed", 1, 1, 1, ""]
+    steps = {(step["run_id"], step["number"]): step["child_run_ids"] for step in world.runs.steps}
+    assert steps[base, 1] == [one]
+    assert steps[base, 2] == []
+    assert result.session_state["mainAgentState"]["creditsUsed"] == 5
+    assert result.session_state["mainAgentState"]["directCreditsUsed"] == 2
+    ids = [input_id for _, _, input_id in world.client.costs]
+    assert all(input_id.startswith("p1") for input_id in ids)
+    deepest = max(ids, key=len)
+    assert deepest.startswith("p1-one")
+    assert "-two" in deepest
+
+
+@pytest.mark.parametrize(
+    ("asked", "params", "said"),
+    [
+        ("stranger", {}, "may not be started here (agents: one, ghost)"),
+        ("other/one", {}, "there is no agent `other/one`"),
+        ("one@1.0", {}, None),
+        ("ghost", {}, "there is no agent `ghost`"),
+        ("one", {"n": "x"}, "params for `one` are wrong: n: 'x' is not of type 'integer'"),
+    ],
+)
+async def test_only_whom_it_may_start_and_only_as_they_want(asked: str, params: Json, said: str | None) -> None:
+    schema = {"params": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+    world = world_of(
+        [parent("one", "ghost"), child("one", input_schema=schema), child("stranger")],
+        base=[[spawn(asked, params=params)], ["Done"]],
+        one=[["I am one"]],
+    )
+    await world.run()
+    [[report]] = world.client.results()
+    if said is None:
+        assert report["value"] == {"type": "lastMessage", "value": "I am one"}
+    else:
+        assert said in report["value"]["errorMessage"]
+
+
+async def test_a_failing_agent_is_a_report() -> None:
+    error = PatchbayError(make_error(UPSTREAM, "the provider failed"))
+    world = world_of([parent("one"), child("one")], base=[[spawn("one")], ["Done"]], one=[[error]])
+    assert (await world.run()).output["value"] == "Done"
+    assert world.client.results()[0][0]["value"] == {"errorMessage": "the provider failed"}
+    assert [status for _, status, *_ in world.runs.finished] == ["failed", "completed"]
+
+
+async def test_depth_is_limited() -> None:
+    again = child("again", tool_names=SPAWN, spawnable_agents=("again",))
+    world = world_of([again], again=[[spawn("again")], *[[spawn("again")]] * 3, ["End"]])
+    world.settings = Codebuff(max_agent_depth=2)
+    await world.run()
+    assert len(world.runs.started) == 3
+    shown = [chat.SerializeToString() for chat in world.models.chats]
+    assert any(b"more than 2 deep" in text for text in shown)
+
+
+async def test_agents_at_work_are_limited_and_those_that_wait_do_not_count() -> None:
+    world = world_of(
+        [parent("one"), child("one", tool_names=SPAWN, spawnable_agents=("two",)), child("two")],
+        base=[[spawn("one", "one", "one")], ["Done"]],
+        one=[[spawn("two", "two")]] * 3 + [["One"]],  # type: ignore[operator]
+        two=[["Two"]],
+    )
+    world.settings = Codebuff(max_running_agents=1)
+    result = await asyncio.wait_for(world.run(), 10)
+    assert result.output["value"] == "Done"
+    assert world.models.most_running == 1
+    assert len(world.runs.started) == 10
+
+
+async def test_an_agent_may_know_the_conversation() -> None:
+    world = world_of(
+        [parent("one"), child("one", include_message_history=True)], base=[[spawn("one")], ["Done"]], one=[["Ok"]]
+    )
+    await world.run("the secret")
+    told = world.models.chats[1].messages[0].blocks
+    assert "the secret" in told[0].text.text
+    assert told[1].text.text == "<user_message>Be one</user_message>"
+
+
+async def test_a_child_may_inherit_the_system_prompt() -> None:
+    world = world_of(
+        [parent("one", system_prompt="Mine."), child("one", inherit_parent_system_prompt=True, system_prompt="Own.")],
+        base=[[spawn("one")], ["Done"]],
+        one=[["Ok"]],
+    )
+    await world.run()
+    assert world.models.chats[1].system[0].text.text == world.models.chats[0].system[0].text.text
+
+
+async def test_an_agent_beside_reports_by_a_message_and_the_turn_waits_for_it() -> None:
+    release = asyncio.Event()
+    world = world_of(
+        [parent("one"), child("one")],
+        base=[[spawn("one", tool="spawn_agents_async")], ["Waiting"], ["Done"]],
+        one=[["I am one", release.wait]],
+    )
+    task = asyncio.create_task(world.run())
+    await eventually(lambda: "Waiting" in world.client.text)
+    release.set()
+    result = await asyncio.wait_for(task, 10)
+    assert result.output["value"] == "Done"
+    [[report]] = world.client.results()
+    assert report["success"]
+    told = world.models.chats[-1].messages[-1].blocks[-1].text.text
+    value = msgspec.json.decode(told.partition(":\n")[2].removesuffix("</system>"))
+    assert value["agentId"] == report["agentId"]
+    assert value["value"]["value"] == "I am one"
+
+
+async def test_cancelling_stops_the_agents_of_an_agent() -> None:
+    async def silence() -> None:
+        await asyncio.Event().wait()
+
+    world = world_of(
+        [parent("one", "two"), child("one"), child("two")],
+        base=[[spawn("one", tool="spawn_agents_async"), spawn("two")], ["never"]],
+        one=[["One", silence]],
+        two=[["Two", silence]],
+    )
+    task = asyncio.create_task(world.run())
+    await eventually(lambda: world.models.running == 2)
+    world.client.cancelled = True
+    await asyncio.wait_for(task, 5)
+    assert world.models.running == 0
+    assert {status for _, status, *_ in world.runs.finished} == {"cancelled"}
+    assert "never" not in world.client.text
+
+
+async def test_an_inline_agent_works_on_the_conversation_itself() -> None:
+    inline = Call("spawn_agent_inline", {"agent_type": "one", "prompt": "Go on"})
+    world = world_of(
+        [parent("one", instructions_prompt="Parent's."), child("one", instructions_prompt="Child's.")],
+        base=[["First", inline], ["Done"]],
+        one=[["I am one"]],
+    )
+    result = await world.run("hi")
+    texts = [str(message["content"]) for message in history_of(result)]
+    assert any("I am one" in text for text in texts)
+    assert not any("Child's." in text or "Parent's." in text for text in texts)
+    # What is said for the run of the parent is there until its end.
+    shown = world.models.chats[2].SerializeToString()
+    assert b"Parent's." in shown
+    assert b"Child's." not in shown
+    assert b"I am one" in shown
+
+
+async def test_what_a_child_has_changed_is_shown_to_its_parent() -> None:
+    client = FakeClient({"a.txt": "one\n"})
+    write = Call("write_file", {"path": "a.txt", "instructions": "", "content": "two\n"})
+    models = FakeModels(
+        by_model={
+            "base": [[Call("read_files", {"paths": ["a.txt"]})], [spawn("one")], ["Done"]],
+            "one": [[write], ["Ok"]],
+        }
+    )
+    world = World(models, client, [parent("one"), child("one", tool_names=("write_file",))])
+    await world.run()
+    last = models.chats[-1].messages[-1].blocks[-1].text.text
+    assert "file_updates" in last
+    assert "two" in last

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+import grpc
+import pytest
+
+from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
+from patchbay.errors import OVERLOADED, UPSTREAM, PatchbayError, make_error
+from patchbay.settings import load
+from patchbay.state.connection import connect
+from patchbay.state.registry import Announcer
+from patchbay.testing.eventually import eventually
+from patchbay.testing.valkey import ValkeyProcess
+from patchbay.testing.worker import BLOCK, HANG, STARTED, ScriptedWorker, Step, answer, failed, text
+from patchbay_codebuff_ws.models import Dispatch
+from patchbay_proto.v1.provider_pb2 import Caller, Credential
+
+CHAT = Chat(messages=[Message(role=ROLE_USER, blocks=[Block(text=Text(text="hi"))])], stream=True)
+BACKENDS = {
+    "a": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1", "credentials": "pass_through"},
+    "b": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:2", "credentials": "pass_through"},
+}
+ROUTES = [
+    {"match": ["one"], "backend": "a", "model": "upstream-one", "fallbacks": ["b"]},
+    {"match": ["mine"], "prefix": "/codebuff", "backend": "b"},
+]
+FLAGS = [
+    *(f"--backends.{name}={json.dumps(backend)}" for name, backend in BACKENDS.items()),
+    f"--routes={json.dumps(ROUTES)}",
+]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> AsyncIterator[ValkeyProcess]:
+    with ValkeyProcess() as server:
+        yield server  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def dispatching(valkey: ValkeyProcess, *workers: ScriptedWorker) -> AsyncIterator[Dispatch]:
+    redis = connect(valkey.url, timeout=5.0)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(redis.aclose)
+        for worker in workers:
+            await stack.enter_async_context(worker.serving())
+            announcer = Announcer(redis, worker.record, timeout=5.0)
+            await announcer.announce_now()
+            stack.push_async_callback(announcer.withdraw)
+        dispatch = Dispatch(load(FLAGS, {}), redis)
+        stack.push_async_callback(dispatch.aclose)
+        await dispatch.start()
+        yield dispatch
+
+
+async def said(dispatch: Dispatch, model: str, *, credential: Credential | None = None) -> str:
+    stream = dispatch.stream(
+        CHAT,
+        model=model,
+        caller=Caller(key_id="k"),
+        request_id="r1",
+        session_id="s1",
+        credential=credential,
+    )
+    async with aclosing(stream) as windows:
+        return "".join([event.text_delta.text async for events in windows for event in events])
+
+
+async def test_a_chat_goes_where_the_routes_say(valkey: ValkeyProcess) -> None:
+    worker = ScriptedWorker([answer("hello")], backends=(("a", ""), ("b", "")))
+    async with dispatching(valkey, worker) as dispatch:
+        assert await said(dispatch, "one") == "hello"
+        assert await said(dispatch, "mine") == "hello"
+        assert await said(dispatch, "b/other") == "hello"
+    seen = [(request.backend, request.model) for request in worker.requests]
+    assert seen == [("a", "upstream-one"), ("b", "mine"), ("b", "other")]
+    first = worker.requests[0]
+    assert (first.caller.key_id, first.request_id, first.session_id) == ("k", "r1", "s1")
+    assert first.chat == CHAT
+
+
+async def test_another_backend_answers_when_the_first_cannot(valkey: ValkeyProcess) -> None:
+    busy = failed(make_error(OVERLOADED, "busy", retry_after=60))
+    first = ScriptedWorker([[busy]], id="w1", backends=(("a", ""),))
+    second = ScriptedWorker([answer("from b")], id="w2", backends=(("b", ""),))
+    secret = Credential(scheme=Credential.SCHEME_BEARER, secret="own")
+    async with dispatching(valkey, first, second) as dispatch:
+        assert await said(dispatch, "one", credential=secret) == "from b"
+    # The caller's credential is for the provider that was meant.
+    assert first.requests[0].credential.secret == "own"
+    assert not second.requests[0].HasField("credential")
+
+
+async def test_a_dead_replica_is_passed_over(valkey: ValkeyProcess) -> None:
+    dead = ScriptedWorker([[grpc.StatusCode.UNAVAILABLE]], id="w1")
+    live = ScriptedWorker([answer("hello")], id="w2")
+    async with dispatching(valkey, dead, live) as dispatch:
+        for _ in range(4):
+            assert await said(dispatch, "one") == "hello"
+    assert len(live.requests) == 4
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [[STARTED, BLOCK, text("par")], failed(make_error(UPSTREAM, "it broke"))],
+        [[STARTED, BLOCK, text("par")]],
+        [[STARTED, BLOCK, text("par")], grpc.StatusCode.UNAVAILABLE],
+    ],
+)
+async def test_an_answer_that_breaks_is_an_error(valkey: ValkeyProcess, script: list[Step]) -> None:
+    worker = ScriptedWorker([script])
+    async with dispatching(valkey, worker) as dispatch:
+        with pytest.raises(PatchbayError):
+            await said(dispatch, "one")
+    # What the client has seen of it is not asked for again.
+    assert len(worker.requests) == 1
+
+
+async def test_closing_the_stream_stops_the_upstream(valkey: ValkeyProcess) -> None:
+    worker = ScriptedWorker([[[STARTED, BLOCK, text("par")], HANG]])
+    async with dispatching(valkey, worker) as dispatch:
+        task = asyncio.create_task(said(dispatch, "one"))
+        await eventually(lambda: worker.running and worker.played)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(lambda: worker.cancelled)
