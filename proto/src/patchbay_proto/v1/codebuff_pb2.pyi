@@ -119,21 +119,25 @@ class ClientFrame(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 through the whole connection."""
     text: _builtins.str
     again: _builtins.bool
     """It was given to another replica before, which may have acknowledged it."""
+    acknowledged: _builtins.bool
+    """It has: its `PromptBegun` came, which comes after the acknowledgement."""
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         text: _builtins.str = ...,
         again: _builtins.bool = ...,
+        acknowledged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "number", b"number", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "again", b"again", "number", b"number", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -176,7 +180,9 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def prompt_begun(self) -> Global___PromptBegun:
-        """A frame of the client is a prompt that runs: the edge keeps it until its end."""
+        """A frame of the client is a prompt that runs, or that another replica is to run: the edge keeps it until its end. It
+        has been acknowledged.
+        """
 
     @_builtins.property
     def prompt_ended(self) -> Global___PromptEnded: ...
@@ -229,18 +235,22 @@ class ServerFrame(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     PROMPT_ID_FIELD_NUMBER: _builtins.int
+    ENDS_PROMPT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     prompt_id: _builtins.str
     """The prompt whose answer this is a part of; empty: none. From now on it is not begun anew elsewhere."""
+    ends_prompt: _builtins.bool
+    """It is the answer's end: however this call ends, the prompt is not under way any more. `PromptEnded` follows."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         prompt_id: _builtins.str = ...,
+        ends_prompt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_id", b"prompt_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_prompt", b"ends_prompt", "prompt_id", b"prompt_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
