@@ -67,6 +67,10 @@ CODEX_LIMITS: Final = "pb:{codex}:limits"
 """Hash: `quota:<ChatGPT account>` -> `Quota` as JSON, `cooling:<ChatGPT account>` -> `Cooling` as JSON. TTL 8 days, a
 day longer than the longest window, renewed by every note. Owner: `codex_limits`."""
 
+CODEBUFF_TOPICS: Final = "pb:codebuff:topics"
+"""Pub/sub channel, no key: a message for the sockets that follow a topic, as `codebuff_topics` writes it. Owner:
+`codebuff_topics`."""
+
 _CONCURRENCY_PREFIX: Final = "pb:{admission}:concurrency:"
 
 CONCURRENCY_PATTERN: Final = _CONCURRENCY_PREFIX + "*"
@@ -142,3 +146,17 @@ def last_response(digest: str) -> str:
     """String: the id of a session's last response. TTL `sessions.ttl_seconds`, renewed by every turn. Owner:
     `responses`. The digest is of its owner and its name."""
     return f"pb:last-response:{digest}"
+
+
+def codebuff_connection(digest: str) -> str:
+    """String: `ConnectionRecord` as JSON, what a Codebuff client's socket has said of itself. TTL
+    `codebuff.session_ttl_seconds`, renewed by every prompt. Owner: `codebuff_sessions`. The digest is of the socket's
+    id."""
+    return f"pb:codebuff-connection:{digest}"
+
+
+def codebuff_project(digest: str) -> str:
+    """String: what a Codebuff client has said of its project, as JSON, sealed where there is a key. TTL
+    `codebuff.session_ttl_seconds`, renewed by every prompt. Owner: `codebuff_sessions`. The digest is of the socket's
+    id, or of the client's session and its owner."""
+    return f"pb:codebuff-project:{digest}"

@@ -40,7 +40,13 @@ class Client(Protocol):
         """The contents of files; None, or a status in brackets, for one that cannot be read or did not come in time."""
 
     async def call_tool(
-        self, name: str, tool_input: JsonObject, *, user_input_id: str, timeout_seconds: float | None
+        self,
+        name: str,
+        tool_input: JsonObject,
+        *,
+        user_input_id: str,
+        timeout_seconds: float | None,
+        mcp_config: JsonObject | None = None,
     ) -> list[Part]:
         """Has the client run a tool. What goes wrong, a timeout too, is a part with an `errorMessage`.
 
@@ -48,6 +54,18 @@ class Client(Protocol):
             tool_input: As the wire has it (see the protocol), already checked.
             user_input_id: The prompt's id, or that of one of its agents, which begins with it.
             timeout_seconds: None: as long as it takes.
+            mcp_config: The MCP server whose tool it is; None: it is a tool of the client's own.
+        """
+
+    async def mcp_tools(self, config: JsonObject, names: Sequence[str] | None) -> Sequence[JsonObject]:
+        """The tools of an MCP server that the client can reach, each with `name`, `inputSchema` and a `description`.
+
+        Args:
+            config: The server, as an agent's definition has it.
+            names: Those that are wanted; None: all.
+
+        Returns:
+            None of them, when the client does not answer: not every client can.
         """
 
 
