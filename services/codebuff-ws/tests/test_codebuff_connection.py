@@ -147,7 +147,8 @@ async def test_who_asks_is_known_by_the_token_in_the_frame(settings_with: Settin
         assert (await socket.until_ended("p1"))["type"] == "prompt-response"
 
 
-async def test_each_prompt_is_admitted(settings_with: SettingsWith) -> None:
+async def test_each_prompt_is_admitted(settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchbay_codebuff_ws.connection.prompts._GRACE_SECONDS", 0.05)
     loop = ScriptedLoop([hang, say_hello])
     async with (
         replica(settings_with(limits={"concurrent_requests": 1}), loop=loop) as serving,

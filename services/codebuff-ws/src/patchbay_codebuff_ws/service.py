@@ -48,6 +48,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
             concurrent_requests=settings.limits.concurrent_requests,
             max_connections=settings.limits.max_connections,
         )
+        self.redis = shared.redis
         self.draining = False
         self.in_flight = 0
         self._capacity = settings.workers.capacity
@@ -156,11 +157,12 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
     async def Connect(  # type: ignore[override]  # noqa: N802
         self, requests: object, context: Context
     ) -> None:
-        first = await context.read()
+        first: object = await context.read()
         if self.draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker is draining")
-        if first is grpc.aio.EOF or not first.HasField("attach"):
+        if not isinstance(first, ConnectRequest) or not first.HasField("attach"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message is `attach`")
+            raise AssertionError("abort raises")
         connection = Connection(first.attach, self._parts)
         self._connections.add(connection)
         try:

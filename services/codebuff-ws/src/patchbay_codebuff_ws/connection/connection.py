@@ -65,8 +65,8 @@ _FLUSH_SECONDS = 0.5
 class Call(Protocol):
     """The server's side of one `Connect`."""
 
-    async def read(self) -> ConnectRequest | Any:
-        """The next message, or grpc.aio.EOF."""
+    async def read(self) -> object:
+        """The next `ConnectRequest`, or grpc.aio.EOF."""
 
     async def write(self, message: ConnectResponse) -> None: ...
 
@@ -141,7 +141,7 @@ class Connection:
     @property
     def running(self) -> int:
         """How many prompts are under way."""
-        return len(self._tasks)
+        return len(self._running)
 
     def drain(self) -> None:
         """Lets the prompts end that run; then the socket goes to another replica."""
@@ -196,7 +196,7 @@ class Connection:
         while True:
             await self._outbox.readable()
             request = await call.read()
-            if request is grpc.aio.EOF:
+            if not isinstance(request, ConnectRequest):
                 return
             if request.HasField("frame"):
                 await self._frame(request.frame)
@@ -372,7 +372,7 @@ class Connection:
                 outcome=outcome,
                 seconds=round(time.monotonic() - started, 4),
             )
-            self._settle(but=asyncio.current_task())
+            self._settle()
 
     async def _answer(self, action: JsonObject, pending: _Pending, request_id: str, *, again: bool) -> tuple[str, str]:
         """Runs a prompt: how it ended, in a word, and the frame that ends it."""
@@ -444,9 +444,9 @@ class Connection:
         self._outbox.put_frame(ending, prompt_id=prompt_id, ends_prompt=True)
         self._outbox.put(ConnectResponse(prompt_ended=PromptEnded(prompt_id=prompt_id)))
 
-    def _settle(self, *, but: asyncio.Task[Any] | None = None) -> None:
+    def _settle(self) -> None:
         """Does what waits for the last prompt's end."""
-        if self._tasks - {but}:
+        if self._running:
             return
         if self._leaving:
             self._outbox.put_frame(wire.request_reconnect())
