@@ -42,6 +42,7 @@ class Definition(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     display_name: str = "An agent"
     model: str = "own-model"
     reasoning_options: Json | None = None
+    mcp_servers: Json | None = None
     tool_names: Sequence[str] = ()
     spawnable_agents: Sequence[str] = ()
     input_schema: Json | None = None
@@ -162,6 +163,9 @@ class FakeClient:
         self.reads: list[list[str]] = []
         self.tool_requests: list[tuple[str, Json, str, float | None]] = []
         self.tools: dict[str, Callable[[Json], list[Part]]] = {}
+        self.mcp: dict[str, list[Json]] = {}
+        self.mcp_requests: list[tuple[Json, Sequence[str] | None]] = []
+        self.mcp_configs: list[Json] = []
 
     @property
     def text(self) -> str:
@@ -188,8 +192,16 @@ class FakeClient:
         return {path: self.files.get(path, "[FILE_DOES_NOT_EXIST]") for path in paths}
 
     async def call_tool(
-        self, name: str, tool_input: JsonObject, *, user_input_id: str, timeout_seconds: float | None
+        self,
+        name: str,
+        tool_input: JsonObject,
+        *,
+        user_input_id: str,
+        timeout_seconds: float | None,
+        mcp_config: JsonObject | None = None,
     ) -> list[Part]:
+        if mcp_config is not None:
+            self.mcp_configs.append(mcp_config)
         self.tool_requests.append((name, tool_input, user_input_id, timeout_seconds))
         await asyncio.sleep(0)
         if name in self.tools:
@@ -200,6 +212,10 @@ class FakeClient:
             value = {"file": tool_input["path"], "message": message, "unifiedDiff": tool_input["content"]}
             return [{"type": "json", "value": value}]
         return [{"type": "json", "value": {"stdout": f"{name} ran"}}]
+
+    async def mcp_tools(self, config: JsonObject, names: Sequence[str] | None) -> Sequence[JsonObject]:
+        self.mcp_requests.append((config, names))
+        return self.mcp.get(config["command"], [])
 
 
 class FakeRuns(NoRuns):

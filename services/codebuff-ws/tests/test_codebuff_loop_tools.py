@@ -147,6 +147,24 @@ async def test_custom_tools_are_the_clients() -> None:
     assert "$schema" not in tool.input_schema_json
 
 
+async def test_tools_of_mcp_servers_are_run_by_the_client() -> None:
+    schema = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}
+    client = FakeClient()
+    client.mcp = {"a": [{"name": "look", "description": "Looks.", "inputSchema": schema}]}
+    silent, server = {"type": "stdio", "command": "b"}, {"type": "stdio", "command": "a"}
+    agent = Definition(id="base", tool_names=("one/look",), mcp_servers={"one": server, "two": silent})
+    models = FakeModels([Call("one_look", {"q": "x"}), Call("one_look", {})], ["Done"])
+    result = await World(models, client, [agent]).run()
+    assert result.output["value"] == "Done"
+    assert client.mcp_requests == [(server, ["look"]), (silent, None)]
+    assert [tool.function.name for tool in models.chats[0].tools] == ["one_look"]
+    assert client.tool_requests == [("look", {"q": "x"}, "p1", 30.0)]
+    assert client.mcp_configs == [server]
+    assert client.events("tool_call")[0]["toolName"] == "one/look"
+    # The conversation keeps one name for it.
+    assert models.chats[1].messages[1].blocks[0].tool_use.name == "one_look"
+
+
 @pytest.mark.parametrize(
     ("schema", "value", "said"),
     [

@@ -34,7 +34,7 @@ from patchbay_codebuff_ws.loop.runs import Status
 from patchbay_codebuff_ws.loop.shortcuts import instruction_of
 from patchbay_codebuff_ws.loop.state import AgentState
 from patchbay_codebuff_ws.loop.steps import StepsError
-from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, problems_of, tool_table
+from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, mcp_tool, mcp_wanted, problems_of, tool_table
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 log = structlog.get_logger(__name__)
@@ -181,6 +181,7 @@ class Agent:
         return output
 
     async def _run(self) -> JsonObject:
+        await self._add_mcp_tools()
         self._begin()
         program = None
         if self.definition.handle_steps:
@@ -196,6 +197,14 @@ class Agent:
             if program is not None:
                 await program.aclose()
         return self._result()
+
+    async def _add_mcp_tools(self) -> None:
+        """Asks the client for the tools of the agent's MCP servers; those that do not answer have none."""
+        names = self.definition.tool_names
+        for server, config in plain(self.definition.mcp_servers).items():
+            for listed in await self.context.client.mcp_tools(config, mcp_wanted(names, server)):
+                tool = mcp_tool(server, config, listed)
+                self.tools[tool.name] = tool
 
     def _begin(self) -> None:
         state = self.state

@@ -44,16 +44,21 @@ def is_error(output: list[Part]) -> bool:
 
 async def run_tool(agent: Agent, tool: Tool, given: JsonObject) -> list[Part]:
     """Runs a tool whose input has been checked. What goes wrong is its output."""
-    handler = _custom(tool.name) if tool.custom else _HANDLERS[tool.name]
+    handler = _clients(tool) if tool.custom or tool.mcp is not None else _HANDLERS[tool.name]
     try:
         return await handler(agent, given)
     except (EditError, UnreadableFile, PatchbayError) as error:
         return error_part(str(error))
 
 
-def _custom(name: str) -> Handler:
+def _clients(tool: Tool) -> Handler:
+    # A server of the client's knows its tools without the server's name.
+    name = tool.name if tool.mcp is None else tool.name.partition("/")[2]
+
     async def run(agent: Agent, given: JsonObject) -> list[Part]:
-        return await _client(agent, name, given)
+        return await agent.context.client.call_tool(
+            name, given, user_input_id=agent.user_input_id, timeout_seconds=_CLIENT_SECONDS, mcp_config=tool.mcp
+        )
 
     return run
 

@@ -37,6 +37,7 @@ class Tool:
             only to get the call's result.
         changes_files: Whether files may be others after it.
         custom: Whether the client has defined it.
+        mcp: The MCP server whose tool it is, as the agent's definition has it; None: of none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Tool:
     counts: bool = True
     changes_files: bool = False
     custom: bool = False
+    mcp: JsonObject | None = None
 
     def canonical(self) -> CanonicalTool:
         function = FunctionTool(
@@ -275,6 +277,23 @@ def custom_tool(name: str, definition: Mapping[str, Any]) -> Tool:
         ends_step=definition.get("endsAgentStep") is not False,
         changes_files=True,
         custom=True,
+    )
+
+
+def mcp_wanted(names: Iterable[str], server: str) -> list[str] | None:
+    """Which of a server's tools an agent names, as `server/tool`; None: none of them by name, so all."""
+    prefix = f"{server}/"
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)] or None
+
+
+def mcp_tool(server: str, config: JsonObject, listed: Mapping[str, Any]) -> Tool:
+    """A tool of an MCP server that the client reaches."""
+    return Tool(
+        f"{server}/{listed['name']}",
+        str(listed.get("description") or ""),
+        {**listed["inputSchema"], "type": "object"},
+        changes_files=True,
+        mcp=config,
     )
 
 
