@@ -14,7 +14,7 @@ from rich.table import Table
 
 from patchbay.settings import SettingsError, Telemetry, state_directory
 from patchbay.telemetry import logs
-from patchbay_cli import auth, permissions, readiness, running, up
+from patchbay_cli import auth, capture, permissions, readiness, running, up
 from patchbay_cli.problems import CommandFailed
 from patchbay_cli.supervision import Supervisor, SupervisorGone
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(auth.app, name="auth")
+app.add_typer(capture.app, name="capture")
 app.add_typer(permissions.app, name="permissions")
 
 

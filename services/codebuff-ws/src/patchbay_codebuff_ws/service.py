@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 import structlog
@@ -17,6 +18,7 @@ from patchbay.state.registry import Directory
 from patchbay.state.sealing import make_sealer
 from patchbay.telemetry import metrics
 from patchbay.worker.runtime import Shared
+from patchbay_codebuff_ws.connection.capture import Captures
 from patchbay_codebuff_ws.connection.connection import Connection, Parts, full
 from patchbay_codebuff_ws.ports import Loop
 from patchbay_proto.v1 import codebuff_pb2, codebuff_pb2_grpc
@@ -64,6 +66,9 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
             live_replicas=lambda: self._directory.edges + len(self._directory.of_service(_SERVICE)),
             timeout=timeout,
         )
+        captures = None
+        if settings.codebuff.capture:
+            captures = Captures(Path(settings.codebuff.capture_directory), worker_id=shared.worker_id)
         self.topics = Topics(shared.redis, replica_id=shared.worker_id, timeout=timeout)
         self._parts = Parts(
             settings=settings,
@@ -79,7 +84,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
             topics=self.topics,
             load=self,
             worker_id=shared.worker_id,
-            capture=lambda _: None,
+            capture=captures.open if captures is not None else lambda _: None,
         )
         self._connections: set[Connection] = set()
         self._gone = asyncio.Event()

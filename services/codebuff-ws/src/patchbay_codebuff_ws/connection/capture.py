@@ -1,0 +1,152 @@
+"""The frames of a socket in a file, one JSON object a line, to see later what was said. Secrets are taken out.
+
+    {"at": "2026-01-31T12:00:00.000Z", "worker": ..., "from": "client" | "server", "frame": {...}}
+
+A frame that is no JSON has `text` in place of `frame`. A file that is full ends with `{"at": ..., "full": true}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from patchbay.telemetry.logs import MASK, mask_secrets
+
+log = structlog.get_logger(__name__)
+
+_MOST_BYTES = 32 * 1024 * 1024
+_MOST_FILES = 200
+_LONGEST_TEXT = 2_000
+_SHORTEST_TOKEN = 4
+
+_NAMES = re.compile(r"token\Z|fingerprint|secret|password|api_?key|authorization|cookie|credential", re.IGNORECASE)
+# What is given to the programs and servers of MCP: any of it may be a key.
+_SECRET_MAPS = frozenset({"env", "headers"})
+
+
+class Captures:
+    """The files of one directory.
+
+    Args:
+        directory: Where they are; it is made when the first one is.
+        worker_id: This replica's id.
+    """
+
+    def __init__(self, directory: Path, *, worker_id: str) -> None:
+        self._directory = directory
+        self._worker_id = worker_id
+
+    def open(self, connection_id: str) -> FrameCapture | None:
+        """The file of one socket, whichever replica has begun it; None: it cannot be written."""
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", connection_id)[:60]
+        if name != connection_id:
+            name += "-" + hashlib.sha256(connection_id.encode()).hexdigest()[:12]
+        path = self._directory / f"codebuff-{name}.jsonl"
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_room(path)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            log.error("capture_not_opened", path=str(path), error=str(error))
+            return None
+        return FrameCapture(descriptor, worker_id=self._worker_id)
+
+    def _make_room(self, path: Path) -> None:
+        """Removes the oldest files, so that with this one there are not too many."""
+        others = [(other.stat().st_mtime, other) for other in self._directory.glob("codebuff-*.jsonl") if other != path]
+        others.sort()
+        for _, other in others[: max(0, len(others) + 1 - _MOST_FILES)]:
+            other.unlink(missing_ok=True)
+
+
+class FrameCapture:
+    """One file, open."""
+
+    def __init__(self, descriptor: int, *, worker_id: str) -> None:
+        self._descriptor: int | None = descriptor
+        self._worker_id = worker_id
+        self._size = os.fstat(descriptor).st_size
+        self._tokens: set[bytes] = set()
+
+    def client(self, text: str) -> None:
+        """A frame that the client has sent."""
+        self._write("client", text)
+
+    def server(self, text: str) -> None:
+        """A frame that goes to the client."""
+        self._write("server", text)
+
+    def close(self) -> None:
+        """Ends the file. Safe to call twice."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _write(self, sender: str, text: str) -> None:
+        if self._descriptor is None:
+            return
+        line: dict[str, Any] = {"at": _now(), "worker": self._worker_id, "from": sender}
+        try:
+            frame = msgspec.json.decode(text)
+            self._note_tokens(frame)
+            line["frame"] = redacted(frame)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            line["text"] = mask_secrets(None, "", {"text": text[:_LONGEST_TEXT]})["text"]
+        data = _encoded(line)
+        for token in self._tokens:
+            data = data.replace(token, MASK.encode())
+        full = self._size + len(data) > _MOST_BYTES
+        if full:
+            data = _encoded({"at": _now(), "worker": self._worker_id, "full": True})
+        try:
+            os.write(self._descriptor, data)
+        except OSError as error:
+            log.error("capture_not_written", error=str(error))
+            full = True
+        self._size += len(data)
+        if full:
+            self.close()
+
+    def _note_tokens(self, frame: object) -> None:
+        """Keeps the client's key in mind: it is taken out wherever else it is said, in commands and their output."""
+        data = frame.get("data") if isinstance(frame, dict) else None
+        token = data.get("authToken") if isinstance(data, dict) else None
+        if isinstance(token, str) and len(token) >= _SHORTEST_TOKEN and len(self._tokens) < _MOST_FILES:
+            self._tokens.add(msgspec.json.encode(token)[1:-1])
+
+
+def redacted(frame: Any) -> Any:
+    """A frame without its secrets: by their names, and by their form."""
+    return _by_name(mask_secrets(None, "", {"frame": frame})["frame"])
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _field(key, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_by_name(item) for item in value]
+    return value
+
+
+def _field(name: str, value: Any) -> Any:
+    if _NAMES.search(name) and isinstance(value, str):
+        return MASK
+    if name in _SECRET_MAPS and isinstance(value, Mapping):
+        return {key: MASK if isinstance(item, str) else _by_name(item) for key, item in value.items()}
+    return _by_name(value)
+
+
+def _encoded(line: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

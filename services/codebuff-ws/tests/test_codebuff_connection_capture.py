@@ -1,0 +1,97 @@
+"""The files that frames are written to."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sockets import replica
+
+from patchbay.settings import Settings
+from patchbay_codebuff_ws.connection import capture
+from patchbay_codebuff_ws.connection.capture import Captures, redacted
+
+SettingsWith = Callable[..., Settings]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_a_session_is_captured_without_its_secrets(settings_with: SettingsWith, tmp_path: Path) -> None:
+    settings = settings_with(codebuff={"capture": True, "capture_directory": str(tmp_path / "captures")})
+    async with replica(settings) as serving:
+        async with serving.socket("c1") as socket:
+            await socket.prompt(text="echo pb-secret-key", authToken="pb-secret-key", fingerprintId="finger-1")
+            await socket.until_ended()
+            await socket.say("no JSON")
+            await socket.until(lambda message: message.frames_done.number == 2)
+        async with serving.socket("c1", again=True) as socket:
+            await socket.say({"type": "ping"})
+            await socket.until_frame("ack")
+        await serving.idle()
+    [path] = (tmp_path / "captures").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert "pb-secret-key" not in text
+    assert "finger-1" not in text
+    lines = lines_of(path)
+    prompt = lines[0]
+    assert (prompt["from"], prompt["worker"]) == ("client", "w1")
+    assert prompt["frame"]["data"]["prompt"] == "echo **********"
+    kinds = [line.get("frame", {}).get("data", line.get("frame", {})).get("type", line.get("text")) for line in lines]
+    assert kinds[:2] == ["prompt", "ack"]
+    assert "prompt-response" in kinds
+    assert "no JSON" in kinds
+    assert kinds[-2:] == ["ping", "ack"]
+
+
+def test_what_is_taken_out() -> None:
+    frame = {
+        "data": {
+            "authToken": "a",
+            "fingerprintId": "b",
+            "fingerprintHash": "c",
+            "text": "use sk-ant-1234567890abcdef",
+            "mcpConfig": {"command": "x", "env": {"ANY": "d"}, "headers": {"h": "e"}},
+            "usage": {"input_tokens": 7},
+            "n": [1, 1.5, True, None],
+        }
+    }
+    data = redacted(frame)["data"]
+    mask = capture.MASK
+    assert data == {
+        "authToken": mask,
+        "fingerprintId": mask,
+        "fingerprintHash": mask,
+        "text": f"use {mask}",
+        "mcpConfig": {"command": "x", "env": {"ANY": mask}, "headers": {"h": mask}},
+        "usage": {"input_tokens": 7},
+        "n": [1, 1.5, True, None],
+    }
+
+
+def test_files_and_their_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_MOST_BYTES", 1_000)
+    monkeypatch.setattr(capture, "_MOST_FILES", 3)
+    captures = Captures(tmp_path, worker_id="w1")
+    for number in range(5):
+        opened = captures.open(f"c/{number}")
+        assert opened is not None
+        for _ in range(20):
+            opened.client('{"type":"ping"}')
+        opened.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    for path in files:
+        assert path.stat().st_size < 1_200
+        assert lines_of(path)[-1]["full"] is True
+
+
+def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert Captures(tmp_path / "file" / "captures", worker_id="w1").open("c1") is None
