@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, unified_diff, whole_file
@@ -106,3 +108,12 @@ def test_the_same_content_is_refused() -> None:
 def test_a_diff_shows_what_changed() -> None:
     assert unified_diff("f", "a\nb\n", "a\nc\n") == "@@ -1,2 +1,2 @@\n a\n-b\n+c"
     assert unified_diff("f", None, "a\n") == ""
+
+
+def test_large_files_take_no_more_than_a_moment() -> None:
+    blank = "\n" * 100_000
+    started = time.monotonic()
+    assert whole_file(None, f"a{blank}") == f"a{blank}"
+    lines = "".join(f"  line {number}\n" for number in range(100_000))
+    assert replaced(lines, "line 99998\nline 99999", "last").endswith("  line 99997\n  last\n")
+    assert time.monotonic() - started < 5

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 _MAX_DIFF_LINES = 10_000
 _FENCE = re.compile(r"\A\s*```[^\n`]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _LAZY = re.compile(
-    r"^\s*(?://|#|--|/\*|<!--|\{/\*|;|%)\s*\.{3}.*\b(?:existing|rest|remaining|unchanged|same|previous)\b.*$",
+    r"^[ \t]*(?://|#|--|/\*|<!--|\{/\*|;|%)[ \t]*\.{3}.*\b(?:existing|rest|remaining|unchanged|same|previous)\b.*$",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -84,7 +84,9 @@ def _at_other_indentation(text: str, old: str, new: str, allow_multiple: bool) -
     places = [
         at
         for at in range(len(lines) - len(target) + 1)
-        if stripped[at : at + len(target)] == target and _shift(lines[at : at + len(target)], wanted) is not None
+        if stripped[at] == target[0]
+        and stripped[at : at + len(target)] == target
+        and _shift(lines[at : at + len(target)], wanted) is not None
     ]
     places = _apart(places, len(target))
     if not places or (len(places) > 1 and not allow_multiple):

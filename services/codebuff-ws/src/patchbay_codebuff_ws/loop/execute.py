@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -88,7 +89,8 @@ async def _str_replace(agent: Agent, given: JsonObject) -> list[Part]:
     replacements = [
         Replacement(one["old"], one["new"], bool(one.get("allowMultiple"))) for one in given["replacements"]
     ]
-    after, problems = replace_in(before, replacements)
+    # Comparing large files takes its time, which is not the other prompts'.
+    after, problems = await asyncio.to_thread(replace_in, before, replacements)
     return await _update(agent, path, before, after, problems)
 
 
@@ -109,7 +111,8 @@ async def _update(
         return output
     agent.edited[path] = after
     agent.files.note(path, after)
-    return [_update_part(part, unified_diff(path, before, after), problems) for part in output]
+    diff = await asyncio.to_thread(unified_diff, path, before, after)
+    return [_update_part(part, diff, problems) for part in output]
 
 
 def _update_part(part: Part, diff: str, problems: tuple[()] | list[str]) -> Part:
@@ -204,8 +207,8 @@ async def _lookup_agent_info(agent: Agent, given: JsonObject) -> list[Part]:
         "description": agent_text(found),
     }
     for name, schema in (("inputSchema", found.input_schema), ("outputSchema", found.output_schema)):
-        if plain(schema):
-            info[name] = schema
+        if shown := plain(schema):
+            info[name] = shown
     return value_part(info)
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from patchbay_codebuff_ws.loop.definitions import Definition
 from patchbay_codebuff_ws.loop.history import json_text
 from patchbay_codebuff_ws.loop.prune import text_tokens
@@ -158,7 +160,9 @@ def agent_text(definition: Definition) -> str:
 
 def plain(value: object) -> JsonObject:
     """A part of a definition as a JSON object, empty where there is none."""
-    return value if isinstance(value, dict) else {}
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else {}
 
 
 def user_prompt(prompt: str, params: JsonObject | None) -> str:
