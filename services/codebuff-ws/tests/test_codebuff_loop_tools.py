@@ -298,6 +298,27 @@ async def test_a_search_that_is_not_there_is_a_result() -> None:
     ]
 
 
+async def test_a_search_ends_when_the_user_cancels() -> None:
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        while await reader.read(1000):
+            continue
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        place = CodebuffSearch(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        client = FakeClient()
+        task = asyncio.create_task(called(SEARCH, client=client, settings=Codebuff(web_search=place)))
+        await asyncio.wait_for(asked.wait(), 5)
+        client.cancelled = True
+        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(gone.wait(), 5)
+    assert client.text == ""
+
+
 @pytest.mark.parametrize(
     ("prompt", "command"),
     [

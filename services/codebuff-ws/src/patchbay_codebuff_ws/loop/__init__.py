@@ -1,1 +1,27 @@
 """The loop of Codebuff's agents: their prompts, steps, tools and sub-agents."""
+
+from __future__ import annotations
+
+from patchbay.settings import Settings
+from patchbay.worker.runtime import Shared
+from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
+from patchbay_codebuff_ws.loop.runs import NoRuns
+from patchbay_codebuff_ws.loop.steps import NoSteps
+from patchbay_codebuff_ws.models import Dispatch
+from patchbay_codebuff_ws.ports import Loop
+
+__all__ = ["make_loop"]
+
+
+def make_loop(settings: Settings, shared: Shared) -> Loop:
+    """The loop of one replica; it asks models through the workers that are announced in its Redis."""
+    from patchbay.codebuff.agents import builtin_agents, read_definition
+
+    return AgentLoop(
+        settings.codebuff,
+        models=Dispatch(settings, shared.redis),
+        runs=NoRuns(),
+        steps=NoSteps(),
+        builtin=builtin_agents(),
+        read=read_definition,
+    )

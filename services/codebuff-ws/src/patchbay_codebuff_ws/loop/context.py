@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import structlog
 
 from patchbay.canonical import Chat, ChatEvent
 from patchbay.settings.codebuff import Codebuff
@@ -18,8 +20,12 @@ from patchbay_codebuff_ws.loop.steps import Steps
 from patchbay_codebuff_ws.models import choose_model
 from patchbay_codebuff_ws.ports import Client, JsonObject, Models, Prompt
 
-# How often a silent model is left for a look at whether the user has cancelled.
+log = structlog.get_logger(__name__)
+
+# How often a silent model, or a search, is left for a look at whether the user has cancelled.
 _LOOK_SECONDS = 0.2
+
+Value = TypeVar("Value")
 
 
 class Output(Protocol):
@@ -142,18 +148,20 @@ async def _until_cancelled(
 ) -> AsyncGenerator[Sequence[ChatEvent], None]:
     """The windows of a stream, which is closed when the user cancels, also while it is silent."""
     async with aclosing(stream):
-        while not client.cancelled:
-            window = asyncio.ensure_future(anext(stream, None))
-            try:
-                while not window.done():
-                    await asyncio.wait((window,), timeout=_LOOK_SECONDS)
-                    if not window.done() and client.cancelled:
-                        return
-            finally:
-                if not window.done():
-                    window.cancel()
-                    await asyncio.wait((window,))
-            events = window.result()
-            if events is None:
-                return
+        while (events := await unless_cancelled(client, anext(stream, None))) is not None:
             yield events
+
+
+async def unless_cancelled(client: Client, work: Awaitable[Value]) -> Value | None:
+    """What the work gives; None, and the work is stopped, when the user cancels."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done() and not client.cancelled:
+            await asyncio.wait((task,), timeout=_LOOK_SECONDS)
+        return task.result() if task.done() else None
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.info("stopped_work_failed", error=repr(error))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
 from patchbay.errors import PatchbayError
+from patchbay.settings.codebuff import CodebuffSearch
 from patchbay_codebuff_ws.loop import spawn
 from patchbay_codebuff_ws.loop.answer import Answer
+from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, unified_diff, whole_file
 from patchbay_codebuff_ws.loop.files import UnreadableFile
 from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
@@ -183,7 +185,7 @@ async def _find_files(agent: Agent, given: JsonObject) -> list[Part]:
 
 async def _web_search(agent: Agent, given: JsonObject) -> list[Part]:
     body = {"query": given["query"], "depth": given.get("depth") or "standard"}
-    return value_part(await search(agent.context.settings.web_search, body, answer="result"))
+    return await _search(agent, agent.context.settings.web_search, body, answer="result")
 
 
 async def _read_docs(agent: Agent, given: JsonObject) -> list[Part]:
@@ -192,7 +194,12 @@ async def _read_docs(agent: Agent, given: JsonObject) -> list[Part]:
         "maxTokens": max(given.get("max_tokens") or 20_000, 10_000),
         **_only(given, "topic"),
     }
-    return value_part(await search(agent.context.settings.docs_search, body, answer="documentation"))
+    return await _search(agent, agent.context.settings.docs_search, body, answer="documentation")
+
+
+async def _search(agent: Agent, service: CodebuffSearch | None, body: JsonObject, *, answer: str) -> list[Part]:
+    found = await unless_cancelled(agent.context.client, search(service, body, answer=answer))
+    return [] if found is None else value_part(found)
 
 
 async def _lookup_agent_info(agent: Agent, given: JsonObject) -> list[Part]:
