@@ -67,6 +67,11 @@ class RunningEdge:
 
         # What Redis was told while it was away is given back once it is back, beside this.
         await eventually(all_given_back, what="every lease given back")
+
+        async def all_closed() -> bool:
+            return await self.edge.codebuff_admission.gauges() == {"connections": 0}
+
+        await eventually(all_closed, what="every place of a socket given back")
         connections = self.edge.connections
         assert not any(connections.in_flight(worker.address) for worker in self.edge.directory.workers)
 

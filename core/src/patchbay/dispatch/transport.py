@@ -1,6 +1,7 @@
 """The calling side of gRPC; nothing else here knows how a chat travels to a worker.
 
     connection.chat(request, timeout) -> a ChatCall: `async for window in call`, and `call.close()`
+    connection.connect() -> a SocketCall: `call.write(request)`, `call.read()`, `call.end()`, and `call.close()`
 
 A call that fails raises `WorkerFailure` (try another replica) or `PatchbayError` (the answer's own failure).
 """
@@ -18,7 +19,8 @@ import grpc
 
 from patchbay.canonical import ChatEvents
 from patchbay.errors import INTERNAL, INVALID_REQUEST, OVERLOADED, TIMEOUT, UNAVAILABLE, PatchbayError, make_error
-from patchbay_proto.v1 import provider_pb2_grpc
+from patchbay_proto.v1 import codebuff_pb2_grpc, provider_pb2_grpc
+from patchbay_proto.v1.codebuff_pb2 import ConnectRequest, ConnectResponse
 from patchbay_proto.v1.provider_pb2 import (
     ChatRequest,
     CountTokensRequest,
@@ -90,6 +92,62 @@ class ChatCall:
             self._on_close = None
 
 
+class SocketCall:
+    """One client's WebSocket at one replica of codebuff-ws. One task may read while another one writes.
+
+    Reading and writing raise `WorkerFailure` when the replica refuses or goes away. A task that is cancelled in either
+    of them cancels the call.
+    """
+
+    __slots__ = ("_call", "_on_close")
+
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[ConnectRequest, ConnectResponse], on_close: Callable[[], None]
+    ) -> None:
+        self._call = call
+        self._on_close: Callable[[], None] | None = on_close
+
+    async def write(self, request: ConnectRequest) -> None:
+        """Sends once the replica has room for it."""
+        try:
+            await self._call.write(request)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        except asyncio.InvalidStateError as error:
+            raise WorkerFailure("the call has ended") from error
+        except asyncio.CancelledError:
+            _raise_if_only_the_call_was_cancelled()
+            raise
+
+    async def read(self) -> ConnectResponse | None:
+        """The next message; None: the replica has ended the call."""
+        try:
+            message = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        except asyncio.CancelledError:
+            _raise_if_only_the_call_was_cancelled()
+            raise
+        return None if message is grpc.aio.EOF else message  # type: ignore[return-value]
+
+    async def end(self) -> None:
+        """Says that nothing more will be written. What the replica still has to say can be read."""
+        try:
+            await self._call.done_writing()
+        except (grpc.aio.InternalError, asyncio.InvalidStateError) as error:
+            raise WorkerFailure("the call has ended") from error
+        except asyncio.CancelledError:
+            _raise_if_only_the_call_was_cancelled()
+            raise
+
+    def close(self) -> None:
+        """Cancels the call if it still runs. May be called twice."""
+        self._call.cancel()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+
 class Connection:
     """The channel to one worker replica."""
 
@@ -99,6 +157,7 @@ class Connection:
         self.chats: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = provider_pb2_grpc.ProviderStub(self._channel)
+        self._codebuff = codebuff_pb2_grpc.CodebuffStub(self._channel)
 
     def chat(self, request: ChatRequest, *, timeout: float) -> ChatCall:
         """Starts a chat; `timeout` bounds the whole answer, in seconds."""
@@ -106,6 +165,12 @@ class Connection:
         self.in_flight += 1
         self.chats[request.backend] += 1
         return ChatCall(call, partial(self._chat_ended, request.backend))
+
+    def connect(self) -> SocketCall:
+        """Starts a call for a client's WebSocket, which lasts as long as it does."""
+        call = self._codebuff.Connect()
+        self.in_flight += 1
+        return SocketCall(call, self._ended)
 
     async def count_tokens(self, request: CountTokensRequest, *, timeout: float) -> CountTokensResponse:
         with self._running():
@@ -202,6 +267,13 @@ def _failure(error: grpc.aio.AioRpcError) -> PatchbayError:
             return PatchbayError(make_error(INTERNAL, "the worker serving this request failed"))
         case _:
             return WorkerFailure("the worker serving this request went away")
+
+
+def _raise_if_only_the_call_was_cancelled() -> None:
+    """gRPC raises the cancellation of a call in the task that uses it, as if that were cancelled."""
+    task = asyncio.current_task()
+    if task is not None and not task.cancelling():
+        raise WorkerFailure("the call was cancelled") from None
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> float:

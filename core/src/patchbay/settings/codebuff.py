@@ -54,7 +54,9 @@ class Codebuff(_Section):
     enabled: bool = Field(default=True, description="Whether they are served; false: 404.")
     websocket_path: Annotated[str, AfterValidator(_path)] = Field(default="/ws", description="Path of the WebSocket.")
     legacy_protocol: bool = Field(default=False, description="Whether the protocol of February 2025 is spoken as well.")
-    compression: bool = Field(default=False, description="Whether frames may be compressed (permessage-deflate).")
+    compression: bool = Field(
+        default=False, description="Whether frames may be compressed (permessage-deflate); then every WebSocket's may."
+    )
     max_frame_bytes: PositiveInt = Field(default=64 * 1024 * 1024, description="The largest frame of a client.")
     heartbeat_timeout_seconds: PositiveFloat = Field(
         default=60.0, description="A client that sends nothing at all for so long is gone."

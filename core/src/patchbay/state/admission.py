@@ -71,6 +71,7 @@ class Admission:
         lease_seconds: How long a lease outlives the last sign of its replica; at most 300.
         on_redis_down: Without Redis, `allow` applies this replica's share of the limits, `deny` refuses every request.
         live_replicas: How many replicas share the limits now, for that share.
+        names: The keys, for what has limits of its own.
         timeout: Seconds that Redis may take to answer before it counts as away.
     """
 
@@ -84,6 +85,7 @@ class Admission:
         on_redis_down: Literal["allow", "deny"] = "allow",
         live_replicas: Callable[[], int] = lambda: 1,
         timeout: float = 0.5,
+        names: keys.AdmissionKeys = keys.REQUESTS,
     ) -> None:
         if not 0 < lease_seconds <= MAX_LEASE_SECONDS:
             raise ValueError(f"lease_seconds is above 0 and at most {MAX_LEASE_SECONDS:.0f}, not {lease_seconds}")
@@ -94,6 +96,7 @@ class Admission:
         self._on_redis_down = on_redis_down
         self._replicas = _SteadyReplicas(live_replicas)
         self._timeout = timeout
+        self._names = names
         self._commands = CommandQueue(redis, timeout=timeout)
         self._sequence = count(1)
         self._held: dict[str, set[str]] = {}
@@ -165,14 +168,15 @@ class Admission:
             RedisUnavailable: Redis is away.
         """
         async with deadline(max(5.0, self._timeout)):
-            names = {cast(bytes, name).decode() async for name in self._redis.scan_iter(keys.CONCURRENCY_PATTERN, 1000)}
-        ordered = (keys.CONNECTIONS, *sorted(names))
+            pattern = self._names.concurrency_pattern
+            names = {cast(bytes, name).decode() async for name in self._redis.scan_iter(pattern, 1000)}
+        ordered = (self._names.connections, *sorted(names))
         reply = await scripts.run(self._redis, scripts.GAUGE, ordered, (), timeout=self._timeout)
         counts = cast("list[int]", reply)
         gauges = {"connections": counts[0]}
         for name, number in zip(ordered[1:], counts[1:], strict=True):
             if number:
-                gauges[f"concurrency:{keys.concurrency_key_id(name)}"] = number
+                gauges[f"concurrency:{self._names.concurrency_key_id(name)}"] = number
         return gauges
 
     async def _admit_with_redis(self, lease_id: str, key_id: str, limits: Limits) -> Lease:
@@ -192,7 +196,7 @@ class Admission:
 
     def _admit_arguments(self, lease_id: str, key_id: str, limits: Limits) -> Arguments:
         return (
-            (keys.CONNECTIONS, keys.concurrency(key_id), keys.rate(key_id)),
+            (self._names.connections, self._names.concurrency(key_id), self._names.rate(key_id)),
             (
                 lease_id,
                 self._lease_ms,
@@ -249,7 +253,7 @@ class Admission:
             await asyncio.wait((self._submit_release(lease_id, key_id),))
 
     def _submit_release(self, lease_id: str, key_id: str) -> asyncio.Future[object]:
-        reply = self._commands.submit(scripts.RELEASE, lambda: _release_arguments(lease_id, key_id))
+        reply = self._commands.submit(scripts.RELEASE, lambda: _release_arguments(self._names, lease_id, key_id))
 
         def note(reply: asyncio.Future[object]) -> None:
             if not reply.cancelled() and (error := reply.exception()) is not None:
@@ -305,12 +309,12 @@ class Admission:
 
     def _renew_arguments(self, chunk: list[tuple[str, list[str]]]) -> Arguments:
         # Asked at the moment of sending: a lease released since is left out, and a release sent later is run later.
-        names = [keys.CONNECTIONS]
+        names = [self._names.connections]
         args: list[str | int] = [self._lease_ms, _SETS_TTL_MS]
         for key_id, members in chunk:
             held = self._held.get(key_id, ())
             still = [member for member in members if member in held]
-            names.append(keys.concurrency(key_id))
+            names.append(self._names.concurrency(key_id))
             args += (len(still), *still)
         return names, args
 
@@ -318,7 +322,7 @@ class Admission:
         """Asks Redis for a write; when it takes one, puts the leases held into it and uses it again."""
         try:
             async with deadline(self._timeout):
-                await self._redis.set(keys.PROBE, self._replica_id, px=5000)
+                await self._redis.set(self._names.probe, self._replica_id, px=5000)
         except RedisUnavailable as error:
             log.debug("redis is still away", error=str(error))
             return
@@ -358,8 +362,8 @@ class _SteadyReplicas:
         return self._seen[0][1]
 
 
-def _release_arguments(lease_id: str, key_id: str) -> Arguments:
-    return (keys.CONNECTIONS, keys.concurrency(key_id)), (lease_id,)
+def _release_arguments(names: keys.AdmissionKeys, lease_id: str, key_id: str) -> Arguments:
+    return (names.connections, names.concurrency(key_id)), (lease_id,)
 
 
 def _denied(denial: Denial, limits: Limits, cluster: Limits, retry_after: float) -> PatchbayError:

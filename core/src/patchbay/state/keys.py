@@ -6,13 +6,59 @@ keeps them on one shard (https://valkey.io/topics/cluster-spec/#hash-tags). All 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-CONNECTIONS: Final = "pb:{admission}:connections"
+
+@dataclass(frozen=True, slots=True)
+class AdmissionKeys:
+    """The keys of one `Admission`: what it admits is counted apart from what others do.
+
+    Attributes:
+        tag: Their hash tag.
+    """
+
+    tag: str
+
+    @property
+    def connections(self) -> str:
+        """See `CONNECTIONS`."""
+        return f"pb:{{{self.tag}}}:connections"
+
+    @property
+    def probe(self) -> str:
+        """See `PROBE`."""
+        return f"pb:{{{self.tag}}}:probe"
+
+    @property
+    def concurrency_pattern(self) -> str:
+        """Matches every key that `concurrency` names."""
+        return self.concurrency("*")
+
+    def concurrency(self, key_id: str) -> str:
+        """See the function of this name."""
+        return f"pb:{{{self.tag}}}:concurrency:{key_id}"
+
+    def concurrency_key_id(self, name: str) -> str:
+        """The API key id in a name made by `concurrency`."""
+        return name.removeprefix(self.concurrency(""))
+
+    def rate(self, key_id: str) -> str:
+        """See the function of this name."""
+        return f"pb:{{{self.tag}}}:rate:{key_id}"
+
+
+REQUESTS: Final = AdmissionKeys("admission")
+"""Of requests, and of the sockets of the Responses API."""
+
+CODEBUFF_SOCKETS: Final = AdmissionKeys("codebuff-sockets")
+"""Of Codebuff's sockets; what stands for the API key is `key:<id>`, or `address:<address>` of a client without one."""
+
+CONNECTIONS: Final = REQUESTS.connections
 """Sorted set: lease -> when it expires (ms). TTL 600 s, renewed by every change. Owner: `admission`. One member for
 each request that holds a place in the cluster."""
 
-PROBE: Final = "pb:{admission}:probe"
+PROBE: Final = REQUESTS.probe
 """String: the replica that wrote last. TTL 5 s. Owner: `admission`, which writes it to learn that an unavailable Redis
 takes writes again."""
 
@@ -71,27 +117,17 @@ CODEBUFF_TOPICS: Final = "pb:codebuff:topics"
 """Pub/sub channel, no key: a message for the sockets that follow a topic, as `codebuff_topics` writes it. Owner:
 `codebuff_topics`."""
 
-_CONCURRENCY_PREFIX: Final = "pb:{admission}:concurrency:"
-
-CONCURRENCY_PATTERN: Final = _CONCURRENCY_PREFIX + "*"
-"""Matches every key that `concurrency` names."""
-
 
 def concurrency(key_id: str) -> str:
     """Sorted set: lease -> when it expires (ms). TTL 600 s, renewed by every change. Owner: `admission`. One member for
     each request that this API key has under way."""
-    return _CONCURRENCY_PREFIX + key_id
-
-
-def concurrency_key_id(name: str) -> str:
-    """The API key id in a name made by `concurrency`."""
-    return name.removeprefix(_CONCURRENCY_PREFIX)
+    return REQUESTS.concurrency(key_id)
 
 
 def rate(key_id: str) -> str:
     """String `<microseconds>:<level>`: the request-rate bucket of this API key. TTL 120 s, twice what a full bucket
     takes to drain. Owner: `admission`."""
-    return "pb:{admission}:rate:" + key_id
+    return REQUESTS.rate(key_id)
 
 
 def codex_renewal(fingerprint: str) -> str:

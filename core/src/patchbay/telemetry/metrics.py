@@ -52,6 +52,16 @@ EDGE_STREAM_ERRORS = Counter(
 )
 EDGE_DENIED = Counter("patchbay_edge_denied_total", "Requests refused by a limit.", ["limit"])
 EDGE_SOCKETS = Gauge("patchbay_edge_sockets", "Open WebSockets of the Responses API.")
+EDGE_CODEBUFF_SOCKETS = Gauge("patchbay_edge_codebuff_sockets", "Open WebSockets of Codebuff's clients.")
+EDGE_CODEBUFF_UNATTACHED = Gauge(
+    "patchbay_edge_codebuff_unattached", "Of these, those that no replica of codebuff-ws has at the moment."
+)
+EDGE_CODEBUFF_REATTACHED = Counter(
+    "patchbay_edge_codebuff_reattached_total", "WebSockets that another replica was given, by why.", ["reason"]
+)
+EDGE_CODEBUFF_CLOSED = Counter(
+    "patchbay_edge_codebuff_closed_total", "WebSockets of Codebuff's clients that were closed here, by code.", ["code"]
+)
 EDGE_RESPONSES_NOT_KEPT = Counter(
     "patchbay_edge_responses_not_kept_total", "Responses that no later turn can go on from, by reason.", ["reason"]
 )

@@ -46,7 +46,8 @@ class CodebuffServicer:
 
     def Connect(self, request_iterator, context):
         """One call for each socket, and one more after each replica that went away. A refused or broken call is tried on
-        another replica.
+        another replica, as is one that the replica ends. The edge cancels the call when the client is gone; it ends its own
+        side of it to have a connection on which nothing is under way moved to another replica.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

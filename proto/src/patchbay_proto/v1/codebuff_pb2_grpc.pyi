@@ -37,7 +37,8 @@ class CodebuffStub:
     def __new__(cls, channel: _aio.Channel) -> CodebuffAsyncStub: ...
     Connect: _grpc.StreamStreamMultiCallable[_codebuff_pb2.ConnectRequest, _codebuff_pb2.ConnectResponse]
     """One call for each socket, and one more after each replica that went away. A refused or broken call is tried on
-    another replica.
+    another replica, as is one that the replica ends. The edge cancels the call when the client is gone; it ends its own
+    side of it to have a connection on which nothing is under way moved to another replica.
     """
 
 @_typing.type_check_only
@@ -45,7 +46,8 @@ class CodebuffAsyncStub(CodebuffStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_codebuff_pb2.ConnectRequest, _codebuff_pb2.ConnectResponse]  # type: ignore[assignment]
     """One call for each socket, and one more after each replica that went away. A refused or broken call is tried on
-    another replica.
+    another replica, as is one that the replica ends. The edge cancels the call when the client is gone; it ends its own
+    side of it to have a connection on which nothing is under way moved to another replica.
     """
 
 class CodebuffServicer(metaclass=_abc_1.ABCMeta):
@@ -56,7 +58,8 @@ class CodebuffServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_codebuff_pb2.ConnectResponse], _abc.AsyncIterator[_codebuff_pb2.ConnectResponse]]:
         """One call for each socket, and one more after each replica that went away. A refused or broken call is tried on
-        another replica.
+        another replica, as is one that the replica ends. The edge cancels the call when the client is gone; it ends its own
+        side of it to have a connection on which nothing is under way moved to another replica.
         """
 
 def add_CodebuffServicer_to_server(servicer: CodebuffServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

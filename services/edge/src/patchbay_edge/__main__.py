@@ -50,7 +50,7 @@ class DrainingServer(uvicorn.Server):
         """Uvicorn, told to stop, cuts WebSockets off at once: first they end by themselves, as far as the time goes."""
         try:
             async with asyncio.timeout(self._edge.settings.server.drain_seconds + _LAST_WORDS_SECONDS):
-                await self._edge.sockets.drain()
+                await self._edge.drain_sockets()
         except TimeoutError:
             log.warning("sockets_cut_off")
         self.should_exit = True
@@ -90,8 +90,9 @@ def server_of(edge: Edge) -> DrainingServer:
         port=server.port,
         http="httptools",
         ws="websockets-sansio",
-        ws_max_size=edge.settings.limits.max_request_bytes,
-        ws_per_message_deflate=False,
+        # Both are for every socket; each endpoint has a look at the size itself.
+        ws_max_size=max(edge.settings.limits.max_request_bytes, edge.settings.codebuff.max_frame_bytes),
+        ws_per_message_deflate=edge.settings.codebuff.compression,
         lifespan="on",
         access_log=False,
         # Nothing here asks for the client's address.

@@ -20,6 +20,7 @@ from patchbay.dispatch.routing import SDK_PREFIX, Router
 from patchbay.dispatch.transport import Connections
 from patchbay.errors import INTERNAL, PatchbayError, code_of_status, make_error
 from patchbay.settings import Settings
+from patchbay.state import keys
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.connection import connect
 from patchbay.state.permissions import Permissions
@@ -30,6 +31,7 @@ from patchbay.telemetry import metrics
 from patchbay_edge import catalog, permissions
 from patchbay_edge.auth import auth_router
 from patchbay_edge.catalog import Catalog
+from patchbay_edge.codebuff.socket import CodebuffSockets
 from patchbay_edge.endpoints import API_PREFIX, CODEX_PREFIX, Endpoints, dialect_of
 from patchbay_edge.exchange import Exchange, Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
@@ -103,6 +105,31 @@ class Edge:
             admission=self.admission,
             gateway=self.gateway,
         )
+        self.codebuff_admission = Admission(
+            self.redis,
+            replica_id=record.id,
+            limits=Limits(
+                concurrent_requests=settings.codebuff.max_connections_per_key,
+                max_connections=settings.codebuff.max_connections,
+            ),
+            lease_seconds=settings.limits.lease_seconds,
+            on_redis_down=settings.limits.on_redis_down,
+            live_replicas=lambda: max(1, self.directory.edges),
+            timeout=timeout,
+            names=keys.CODEBUFF_SOCKETS,
+        )
+        self.codebuff_sockets = CodebuffSockets(
+            settings,
+            callers=self.callers,
+            admission=self.codebuff_admission,
+            directory=self.directory,
+            connections=self.connections,
+            draining=lambda: self.gateway.draining,
+        )
+
+    async def drain_sockets(self) -> None:
+        """Closes every WebSocket as soon as nothing is under way in it."""
+        await asyncio.gather(self.sockets.drain(), self.codebuff_sockets.drain(self.settings.server.drain_seconds))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -115,6 +142,8 @@ class Edge:
                 ("directory", self.directory.run()),
                 ("admission", self.admission.run()),
                 ("announcer", self.announcer.run()),
+                ("codebuff-admission", self.codebuff_admission.run()),
+                ("codebuff-sockets", self.codebuff_sockets.run()),
             )
         ]
         for task in background:
@@ -152,6 +181,9 @@ class Application:
                 await self._edge.gateway.serve(endpoint, exchange)
                 return
         if scope["type"] == "websocket":
+            if scope["path"] == self._edge.codebuff_sockets.path:
+                await self._edge.codebuff_sockets.serve(scope, receive, send)
+                return
             await self._edge.sockets.serve(scope, receive, send)
             return
         if scope["type"] == "http":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,10 +22,11 @@ from patchbay.dialects.base import AnswerOptions, ErrorBody
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dialects.surrogates import mend_text
 from patchbay.dispatch.callers import Callers
-from patchbay.errors import NOT_FOUND, PERMISSION, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
+from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease, Limits
 from patchbay.telemetry import metrics
+from patchbay_edge import upgrades
 from patchbay_edge.endpoints import Endpoint, Endpoints, Operation
 from patchbay_edge.exchange import ClientGone, Receive, Scope, Send
 from patchbay_edge.gateway import Gateway
@@ -72,12 +72,12 @@ class Sockets:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one WebSocket from its upgrade to its close."""
         request_id = f"req_{uuid.uuid4().hex}"
-        headers = _headers(scope)
+        headers = upgrades.headers_of(scope)
         await receive()
         lease: Lease | None = None
         try:
             endpoint = self._endpoint(scope["path"])
-            _check_origin(headers)
+            upgrades.check_origin(headers)
             self._check_not_draining()
             self._callers.identify(headers)
             lease = await self._admission.admit(request_id=request_id, key_id=_NO_KEY, limits=_NO_LIMITS)
@@ -86,9 +86,7 @@ class Sockets:
         except PatchbayError as error:
             if lease is not None:
                 await lease.release()
-            await _refuse(send, RESPONSES.errors.write(error.error, request_id))
-            # Uvicorn takes a refused upgrade for a mistake of ours, and logs it as one, unless the client is gone.
-            raise ClientDisconnected from None
+            await upgrades.refuse(send, RESPONSES.errors.write(error.error, request_id))
         connection = _Connection(scope, endpoint, self._gateway, self._settings, receive, send)
         self._open.add(connection)
         self._all_closed.clear()
@@ -292,25 +290,3 @@ def _read_fields(data: bytes) -> dict[str, msgspec.Raw]:
     except msgspec.DecodeError:
         # JavaScript clients leave halves of cut emoji behind, which no JSON decoder takes.
         return _decode_fields(mend_text(data))
-
-
-def _check_origin(headers: Mapping[str, str]) -> None:
-    """Browsers let any page open a WebSocket to this machine and read what comes: only a page of ours may.
-
-    Raises:
-        PatchbayError: PERMISSION for a page of another site.
-    """
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != headers.get("host"):
-        raise PatchbayError(make_error(PERMISSION, f"pages of {origin} may not open a WebSocket here"))
-
-
-def _headers(scope: Scope) -> Mapping[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-async def _refuse(send: Send, error: ErrorBody) -> None:
-    headers = {"content-type": error.content_type, "content-length": str(len(error.body)), **error.headers}
-    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "websocket.http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "websocket.http.response.body", "body": error.body})

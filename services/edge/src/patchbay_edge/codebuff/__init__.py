@@ -1,0 +1,1 @@
+"""Codebuff's clients at the edge."""

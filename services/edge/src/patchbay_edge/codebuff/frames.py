@@ -1,0 +1,139 @@
+"""A client's frames, each kept until no replica needs it any more."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from patchbay_proto.v1.codebuff_pb2 import ClientFrame
+
+# What a frame takes beside its text.
+_OVERHEAD_BYTES = 200
+
+
+@dataclass(slots=True)
+class Frame:
+    """One frame.
+
+    Attributes:
+        prompt_id: Of the prompt that it is; empty: not known to be one.
+        data: Its text in UTF-8, which takes the least memory.
+        acknowledged: Whether a replica has acknowledged it for certain.
+        attempts: How often it was written to a replica.
+    """
+
+    number: int
+    data: bytes
+    prompt_id: str = ""
+    acknowledged: bool = False
+    attempts: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + _OVERHEAD_BYTES
+
+
+class Frames:
+    """What one client has sent and no replica is done with."""
+
+    __slots__ = ("_last", "_said", "_unsent", "_waiting", "size", "undone", "undone_size")
+
+    def __init__(self) -> None:
+        self._last = 0
+        # By number, in order.
+        self._waiting: dict[int, Frame] = {}
+        self._unsent: deque[Frame] = deque()
+        # The prompts that have said something and not ended, in order. Their frames are not needed any more.
+        self._said: dict[str, None] = {}
+        self.size = 0
+        # Those which are not known to be prompts.
+        self.undone = 0
+        self.undone_size = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._waiting and not self._said
+
+    @property
+    def lost_prompts(self) -> list[str]:
+        """The prompts that cannot be begun anew."""
+        return list(self._said)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, data: bytes) -> None:
+        """Takes a frame of the client's."""
+        self._last += 1
+        frame = self._waiting[self._last] = Frame(self._last, data)
+        self._unsent.append(frame)
+        self.size += frame.size
+        self.undone += 1
+        self.undone_size += frame.size
+
+    def next(self) -> ClientFrame | None:
+        """The next one to write to the replica, and counts the attempt."""
+        while self._unsent:
+            frame = self._unsent.popleft()
+            if frame.number not in self._waiting:
+                continue
+            again = frame.attempts > 0
+            frame.attempts += 1
+            return ClientFrame(
+                number=frame.number,
+                text=frame.data,  # type: ignore[arg-type]  # protobuf takes UTF-8 for a string
+                again=again,
+                acknowledged=frame.acknowledged,
+            )
+        return None
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
+
+    def rewind(self) -> int:
+        """Has everything be written again, to another replica; how often any of it was written."""
+        self._unsent = deque(self._waiting.values())
+        return max((frame.attempts for frame in self._unsent), default=0)
+
+    def done(self, number: int) -> None:
+        """All up to `number` are done but the prompts."""
+        for frame in list(self._waiting.values()):
+            if frame.number > number:
+                break
+            if not frame.prompt_id:
+                self._drop(frame)
+
+    def prompt_begun(self, number: int, prompt_id: str) -> None:
+        """A frame is a prompt, and acknowledged."""
+        frame = self._waiting.get(number)
+        if frame is None:
+            return
+        if not frame.prompt_id:
+            self.undone -= 1
+            self.undone_size -= frame.size
+        frame.prompt_id = prompt_id
+        frame.acknowledged = True
+
+    def prompt_said(self, prompt_id: str) -> None:
+        """A prompt has said something that cannot be said twice."""
+        if prompt_id not in self._said:
+            self._forget(prompt_id)
+            self._said[prompt_id] = None
+
+    def prompt_ended(self, prompt_id: str) -> None:
+        self._said.pop(prompt_id, None)
+        self._forget(prompt_id)
+
+    def _forget(self, prompt_id: str) -> None:
+        for frame in list(self._waiting.values()):
+            if frame.prompt_id == prompt_id:
+                self._drop(frame)
+
+    def _drop(self, frame: Frame) -> None:
+        del self._waiting[frame.number]
+        self.size -= frame.size
+        if not frame.prompt_id:
+            self.undone -= 1
+            self.undone_size -= frame.size
