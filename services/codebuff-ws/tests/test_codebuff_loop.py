@@ -166,6 +166,7 @@ async def test_steps_are_limited() -> None:
     result = await world.run(state=session(steps=3))
     assert len(world.models.asked) == 3
     assert "pause" in client.text
+    assert "pause" in result.output["value"]
     assert result.session_state["mainAgentState"]["stepsRemaining"] == 0
 
 

@@ -135,7 +135,7 @@ class Agent:
         try:
             yield
         finally:
-            # Cancelled, it takes one more than there are for a moment, rather than wait for its own end.
+            # Taken back in any case: whoever has given this agent its place frees it at the agent's end.
             await asyncio.shield(asyncio.ensure_future(self.context.slots.acquire()))
 
     async def run(self) -> JsonObject:
@@ -265,7 +265,8 @@ class Agent:
             (text_of(message) for message in reversed(self.state.history) if message.get("role") == "assistant"), ""
         )
         if not said.strip():
-            return {"type": "error", "message": "No response from agent"}
+            cancelled = self.context.client.cancelled
+            return {"type": "error", "message": "The prompt was cancelled." if cancelled else "No response from agent"}
         return {"type": "lastMessage", "value": said}
 
     # One step of the model.
@@ -278,6 +279,7 @@ class Agent:
             await self.output.text(_PAUSED)
             await self.output.event({"type": "text", "text": _PAUSED})
             state.history.append(user_message(system_notice(_PAUSED_NOTICE)))
+            self._said = self._said or _PAUSED.strip()
             return True
         await self._catch_up()
         answer = await self._ask()
