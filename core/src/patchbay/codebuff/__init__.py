@@ -1,0 +1,1 @@
+"""What Codebuff's two protocols have in common: the agents."""
