@@ -19,10 +19,11 @@ _SEALED = b"s"
 
 
 class ConnectionRecord(msgspec.Struct, frozen=True):
-    """What a socket has said of itself: the session it names, and the topics it follows."""
+    """What a socket has said of itself: the session it names, the topics it follows, and which protocol it speaks."""
 
     session: str = ""
     topics: tuple[str, ...] = ()
+    legacy: bool = False
 
 
 class CodebuffSessions:

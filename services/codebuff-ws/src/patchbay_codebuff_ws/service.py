@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from patchbay.dispatch.callers import Callers
+from patchbay.errors import OVERLOADED, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.codebuff_sessions import CodebuffSessions
@@ -19,7 +20,8 @@ from patchbay.state.sealing import make_sealer
 from patchbay.telemetry import metrics
 from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.connection.capture import Captures
-from patchbay_codebuff_ws.connection.connection import Connection, Parts, full
+from patchbay_codebuff_ws.connection.connection import Connection
+from patchbay_codebuff_ws.connection.parts import Parts
 from patchbay_codebuff_ws.ports import Loop
 from patchbay_proto.v1 import codebuff_pb2, codebuff_pb2_grpc
 from patchbay_proto.v1.codebuff_pb2 import ConnectRequest, ConnectResponse
@@ -150,7 +152,8 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
     def begin(self) -> None:
         """See `Load.begin`."""
         if self.in_flight >= self._capacity:
-            raise full()
+            message = "This service runs as many prompts as it can; try again shortly."
+            raise PatchbayError(make_error(OVERLOADED, message))
         self.in_flight += 1
         metrics.WORKER_IN_FLIGHT.inc()
 

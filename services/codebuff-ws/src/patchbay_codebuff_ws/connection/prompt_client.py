@@ -98,9 +98,8 @@ class PromptClient:
             return found
         async with self._asking() as request:
             # Reading changes nothing: the prompt can still be begun anew elsewhere.
-            await self._outbox.send_frame(
-                wire.read_files(request.id, wanted), prompt_id=self.prompt_id if self._committed else ""
-            )
+            text = self._files_question(request, wanted)
+            await self._outbox.send_frame(text, prompt_id=self.prompt_id if self._committed else "")
             try:
                 answer = await request.wait(self._timeout_seconds)
             except TimeoutError:
@@ -198,9 +197,15 @@ class PromptClient:
         else:
             del self._files[path]
 
+    def _open_request(self) -> Request:
+        return self._requests.open()
+
+    def _files_question(self, request: Request, paths: Sequence[str]) -> str:
+        return wire.read_files(request.id, paths)
+
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[Request]:
-        request = self._requests.open()
+        request = self._open_request()
         self._open.add(request)
         try:
             yield request

@@ -15,9 +15,13 @@ class Requests:
     def __init__(self) -> None:
         self._waiting: dict[str, asyncio.Future[JsonObject | None]] = {}
 
-    def open(self) -> Request:
-        """A new question: its id is no other's, at this replica or another one."""
-        request = Request(self, uuid.uuid4().hex)
+    def open(self, request_id: str | None = None) -> Request:
+        """A new question.
+
+        Args:
+            request_id: None: one that is no other question's, at this replica or another one.
+        """
+        request = Request(self, uuid.uuid4().hex if request_id is None else request_id)
         self._waiting[request.id] = request.answer
         return request
 

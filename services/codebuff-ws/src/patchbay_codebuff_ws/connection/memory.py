@@ -1,0 +1,89 @@
+"""What a socket has said of itself and of its project: here, and in Redis for the replica that gets it next."""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from patchbay.dispatch.callers import Identity
+from patchbay.state.codebuff_sessions import CodebuffSessions, ConnectionRecord
+from patchbay.state.connection import RedisUnavailable
+from patchbay_codebuff_ws.connection.project import Project
+
+log = structlog.get_logger(__name__)
+
+
+class Memory:
+    """The memory of one socket. Without Redis it is this replica's alone.
+
+    Args:
+        again: Whether another replica had the socket.
+    """
+
+    def __init__(self, connection_id: str, sessions: CodebuffSessions, *, again: bool) -> None:
+        self._id = connection_id
+        self._sessions = sessions
+        self.record = ConnectionRecord()
+        # As JSON: prompts are rare, and idle sockets many.
+        self._project: bytes | None = None
+        self._is_kept = False
+        # Whether another replica, or another socket of the session, may know of a project that is not known here.
+        self._may_be_elsewhere = again
+
+    async def restore(self) -> None:
+        """Takes over what another replica kept of the socket."""
+        try:
+            self.record = await self._sessions.connection(self._id)
+        except RedisUnavailable as error:
+            log.warning("codebuff_session_not_restored", error=str(error))
+
+    async def remember(self, record: ConnectionRecord) -> None:
+        """Keeps what the socket says of itself now."""
+        if record == self.record:
+            return
+        if record.session != self.record.session:
+            self._may_be_elsewhere = True
+        self.record = record
+        try:
+            await self._sessions.save_connection(self._id, record)
+        except RedisUnavailable as error:
+            log.warning("codebuff_session_not_kept", error=str(error))
+
+    async def keep(self, project: Project, identity: Identity | None) -> None:
+        """Keeps a project, for the socket, and for the session that it names if it is known whose that is."""
+        self._project = msgspec.json.encode(project)
+        self._may_be_elsewhere = False
+        await self._save(self._project, identity)
+
+    async def project(self, identity: Identity) -> Project | None:
+        """The project that the client has told of, here or elsewhere."""
+        sessions = self._sessions
+        try:
+            if self._project is None and self._may_be_elsewhere:
+                self._project = await sessions.project("", self._id)
+                if self._project is None and self.record.session:
+                    self._project = await sessions.project(_owner(identity), self.record.session)
+                self._is_kept = self._project is not None
+                self._may_be_elsewhere = False
+            elif self._project is not None and not (self._is_kept and await sessions.renew(self._id)):
+                await self._save(self._project, identity)
+        except RedisUnavailable as error:
+            log.warning("codebuff_project_not_looked_up", error=str(error))
+        return None if self._project is None else msgspec.json.decode(self._project, type=Project)
+
+    async def _save(self, project: bytes, identity: Identity | None) -> None:
+        try:
+            # Too large a one stays with this replica.
+            if not await self._sessions.save_project("", self._id, project):
+                log.warning("codebuff_project_too_large_to_keep", bytes=len(project))
+            elif identity is not None and self.record.session:
+                await self._sessions.save_project(_owner(identity), self.record.session, project)
+            self._is_kept = True
+        except RedisUnavailable as error:
+            self._is_kept = False
+            log.warning("codebuff_project_not_kept", error=str(error))
+
+
+def _owner(identity: Identity) -> str:
+    # Never empty: that is what sockets' own projects are kept under.
+    return f"owner:{identity.owner}"

@@ -1,0 +1,245 @@
+"""The protocol's first generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sockets import ScriptedLoop, Socket, hang, replica
+
+from patchbay.errors import UPSTREAM, PatchbayError, make_error
+from patchbay.settings import Settings
+from patchbay.testing.eventually import eventually
+from patchbay_codebuff_ws.ports import Client, Prompt, PromptResult
+
+SettingsWith = Callable[..., Settings]
+Json = dict[str, Any]
+
+CONTEXT: Json = {
+    "currentWorkingDirectory": "/home/me/project",
+    "fileTree": [{"name": "a.py", "type": "file", "filePath": "a.py"}],
+    "fileTokenScores": {},
+    "knowledgeFiles": {"knowledge.md": "know"},
+    "shellConfigFiles": {},
+    "gitChanges": {"status": "", "diff": "", "diffCached": "", "lastCommitMessages": ""},
+    "changesSinceLastChat": {},
+    "fileVersions": [[]],
+}
+CHANGE: Json = {"type": "file", "path": "a.py", "content": "new"}
+APPLIED: Json = {"type": "file", "filePath": "a.py", "content": "new"}
+
+
+def legacy(settings_with: SettingsWith, **sections: Any) -> Settings:
+    return settings_with(codebuff={"legacy_protocol": True}, **sections)
+
+
+async def user_input(socket: Socket, *said: str, prompt_id: str = "u1", **more: Any) -> int:
+    """Sends the whole conversation, the user's word first, then in turns."""
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]
+    data = {"fileContext": CONTEXT, "changesAlreadyApplied": [], "fingerprintId": "f", **more}
+    return await socket.act("user-input", userInputId=prompt_id, messages=messages, **data)
+
+
+async def test_it_is_off_unless_it_is_asked_for(settings_with: SettingsWith) -> None:
+    async with replica(settings_with()) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        assert "does not speak" in (await socket.until_frame("action-error"))["message"]
+        assert not serving.loop.prompts
+
+
+async def test_a_conversation_with_files_and_a_command(settings_with: SettingsWith) -> None:
+    async def run(prompt: Prompt, client: Client) -> PromptResult:
+        await client.chunk({"type": "start", "messageHistoryLength": 0})
+        await client.chunk("Reading. ")
+        files = await client.read_files(["a.py", "b.py"])
+        assert files == {"a.py": "old", "b.py": None}
+        written = await client.call_tool("write_file", CHANGE, user_input_id="u1", timeout_seconds=30)
+        assert written[0]["value"]["file"] == "a.py"
+        assert await client.read_files(["a.py"]) == {"a.py": "new"}
+        command = {"command": "make test", "mode": "assistant"}
+        [part] = await client.call_tool("run_terminal_command", command, user_input_id="u1", timeout_seconds=30)
+        assert part["value"] == {"command": "make test", "stdout": "all green"}
+        [part] = await client.call_tool("code_search", {"pattern": "x"}, user_input_id="u1", timeout_seconds=30)
+        assert "no tool" in part["value"]["errorMessage"]
+        await client.cost(2, agent_id="a", user_input_id="u1")
+        await client.chunk("Done.")
+        return PromptResult(session_state=prompt.session_state, output={"type": "lastMessage", "value": "Done."})
+
+    loop = ScriptedLoop([run])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await socket.act("init", fingerprintId="f", fileContext=CONTEXT)
+        init = await socket.until_frame("init-response")
+        assert set(init) == {
+            "type",
+            "usage",
+            "limit",
+            "subscription_active",
+            "next_quota_reset",
+            "session_credits_used",
+        }
+        await user_input(socket, "first", "answer", "fix it")
+        asked = await socket.until_frame("read-files")
+        assert asked == {"type": "read-files", "filePaths": ["a.py", "b.py"]}
+        await socket.act("read-files-response", files={"a.py": "old", "b.py": None})
+        call = await socket.until_frame("tool-call")
+        assert call.pop("data")["input"] == {"command": "make test"}
+        assert call == {
+            "type": "tool-call",
+            "userInputId": "u1",
+            "response": "Reading. ",
+            "changes": [APPLIED],
+            "changesAlreadyApplied": [],
+            "addedFileVersions": [],
+            "resetFileVersions": False,
+        }
+        assert socket.received[-1].frame.ends_prompt
+        # The turn is the client's: nothing is under way for the edge.
+        await socket.until(lambda message: message.prompt_ended.prompt_id == "u1")
+        said = ("first", "answer", "fix it", "Reading. ", "[TOOL_RESULT] all green")
+        number = await user_input(socket, *said, changesAlreadyApplied=[APPLIED])
+        await socket.until(lambda message: message.prompt_begun.number == number)
+        complete = await socket.until_frame("response-complete")
+        assert complete == {
+            "type": "response-complete",
+            "userInputId": "u1",
+            "response": "Done.",
+            "changes": [],
+            "changesAlreadyApplied": [APPLIED],
+            "addedFileVersions": [],
+            "resetFileVersions": False,
+        }
+        await socket.act("usage")
+        assert (await socket.until_frame("usage-response"))["session_credits_used"] == 2
+        assert socket.chunks() == ["Reading. ", "Done."]
+        assert not {"prompt-response", "prompt-error", "message-cost-response"} & set(socket.kinds())
+        [prompt] = loop.prompts
+        assert prompt.text == "fix it"
+        history = prompt.session_state["mainAgentState"]["messageHistory"]
+        assert history == [{"role": "user", "content": "first"}, {"role": "assistant", "content": "answer"}]
+        context = prompt.session_state["fileContext"]
+        assert (context["cwd"], context["projectRoot"]) == ("/home/me/project",) * 2
+        assert "currentWorkingDirectory" not in context
+        await serving.idle()
+
+
+async def call_terminal(prompt: Prompt, client: Client) -> PromptResult:
+    command = {"command": "ls", "mode": "assistant"}
+    await client.call_tool("run_terminal_command", command, user_input_id="u1", timeout_seconds=30)
+    await client.chunk("after")
+    return PromptResult(session_state=prompt.session_state, output={"type": "lastMessage", "value": "x"})
+
+
+async def say_done(prompt: Prompt, client: Client) -> PromptResult:
+    await client.chunk("done")
+    return PromptResult(session_state=prompt.session_state, output={"type": "lastMessage", "value": "done"})
+
+
+async def test_a_user_who_says_something_else_instead(settings_with: SettingsWith) -> None:
+    loop = ScriptedLoop([call_terminal, say_done])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        await socket.until_frame("tool-call")
+        await user_input(socket, "hi", "...", "something else", prompt_id="u2")
+        complete = await socket.until_frame("response-complete")
+        assert (complete["userInputId"], complete["response"]) == ("u2", "done")
+        await serving.idle()
+        assert socket.chunks() == ["done"]
+
+
+async def test_a_result_at_another_replica_begins_anew(settings_with: SettingsWith) -> None:
+    loop = ScriptedLoop([call_terminal, say_done])
+    async with replica(legacy(settings_with), loop=loop) as serving:
+        async with serving.socket() as socket:
+            await user_input(socket, "hi")
+            await socket.until_frame("tool-call")
+        await serving.idle()
+        async with serving.socket(again=True, lost=["u0", "commit-message-1"]) as socket:
+            lost = await socket.until_frame("response-complete")
+            assert "restarted" in lost["response"]
+            await socket.until_frame("action-error")
+            blocks = [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "a.py"}]}]
+            messages = [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": [{"type": "tool_use", "name": "ls", "input": {"a": 1}}]},
+                {"role": "user", "content": blocks},
+            ]
+            await socket.act("user-input", userInputId="u1", messages=messages, fileContext=CONTEXT)
+            await socket.until_frame("response-complete", userInputId="u1")
+            assert loop.prompts[-1].text == "a.py"
+            history = loop.prompts[-1].session_state["mainAgentState"]["messageHistory"]
+            assert history[-1] == {"role": "assistant", "content": '[Called ls with {"a":1}]'}
+
+
+async def test_a_drain_while_the_turn_is_the_clients(settings_with: SettingsWith) -> None:
+    loop = ScriptedLoop([call_terminal])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        await socket.until_frame("tool-call")
+        assert await serving.service.drain(5)
+        assert (await socket.drained()).name == "UNAVAILABLE"
+        await serving.idle()
+
+
+@pytest.mark.parametrize("fails", ["loop", "output", "key", "messages"])
+async def test_what_goes_wrong_is_shown_and_ends_the_prompt(settings_with: SettingsWith, fails: str) -> None:
+    async def run(prompt: Prompt, client: Client) -> PromptResult:
+        if fails == "loop":
+            raise PatchbayError(make_error(UPSTREAM, "it is wrong"))
+        return PromptResult(session_state={}, output={"type": "error", "message": "it is wrong"})
+
+    security = {"require_api_key": fails == "key", "api_keys": ["pb-key"]}
+    async with (
+        replica(legacy(settings_with, security=security), loop=ScriptedLoop([run])) as serving,
+        serving.socket() as socket,
+    ):
+        await user_input(socket, *([] if fails == "messages" else ["hi"]))
+        complete = await socket.until_frame("response-complete")
+        [chunk] = socket.chunks()
+        assert chunk.strip() == complete["response"].strip()
+        if fails in ("loop", "output"):
+            assert "it is wrong" in chunk
+        await serving.idle()
+
+
+async def test_a_command_that_never_comes_back(settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchbay_codebuff_ws.connection.legacy._LONGEST_TURN_SECONDS", 0.05)
+    loop = ScriptedLoop([call_terminal, say_done])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        await socket.until_frame("tool-call")
+        await serving.idle()
+        await user_input(socket, "hi", "...", "[TOOL_RESULT] late")
+        await socket.until_frame("response-complete")
+        assert socket.chunks() == ["done"]
+
+
+async def test_commit_messages_and_sign_in(settings_with: SettingsWith) -> None:
+    async def run(prompt: Prompt, client: Client) -> PromptResult:
+        assert prompt.agent_id == "ask"
+        assert "+new line" in prompt.text
+        await client.chunk(" Add a line\n")
+        return PromptResult(session_state={}, output={"type": "lastMessage", "value": "x"})
+
+    async with (
+        replica(legacy(settings_with), loop=ScriptedLoop([run])) as serving,
+        serving.socket() as socket,
+    ):
+        await socket.act("generate-commit-message", fingerprintId="f", stagedChanges="+new line")
+        message = await socket.until_frame("commit-message-response")
+        assert message == {"type": "commit-message-response", "commitMessage": "Add a line"}
+        await socket.act("login-code-request", fingerprintId="f")
+        assert "keys" in (await socket.until_frame("auth-result"))["message"]
+        await socket.act("clear-auth-token", authToken="t")
+        await socket.until(lambda frame: frame.frames_done.number == 3)
+        assert socket.chunks() == []
+
+
+async def test_a_socket_that_leaves_in_its_turn(settings_with: SettingsWith) -> None:
+    loop = ScriptedLoop([call_terminal, hang])
+    async with replica(legacy(settings_with), loop=loop) as serving:
+        async with serving.socket() as socket:
+            await user_input(socket, "hi")
+            await socket.until_frame("tool-call")
+            await eventually(lambda: serving.loop.running == 1)
+        await serving.idle()
