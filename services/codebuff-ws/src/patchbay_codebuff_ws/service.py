@@ -22,6 +22,7 @@ from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.connection.capture import Captures
 from patchbay_codebuff_ws.connection.connection import Connection
 from patchbay_codebuff_ws.connection.parts import Parts
+from patchbay_codebuff_ws.loop import make_loop
 from patchbay_codebuff_ws.ports import Loop
 from patchbay_proto.v1 import codebuff_pb2, codebuff_pb2_grpc
 from patchbay_proto.v1.codebuff_pb2 import ConnectRequest, ConnectResponse
@@ -190,6 +191,4 @@ def _on_background_end(task: asyncio.Task[None]) -> None:
 
 def make(settings: Settings, shared: Shared) -> CodebuffService:
     """What `patchbay-codebuff-ws` offers."""
-    from patchbay_codebuff_ws.loop import make_loop
-
     return CodebuffService(settings, shared, make_loop(settings, shared))
