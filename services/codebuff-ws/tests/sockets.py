@@ -251,12 +251,13 @@ async def replica(
     loop = loop or ScriptedLoop()
     redis = connect(settings.redis.connect_url(), timeout=5)
     service = CodebuffService(settings, Shared(redis=redis, worker_id=worker_id), loop)
-    server = grpc.aio.server()
+    options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+    server = grpc.aio.server(options=options)
     service.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await service.start()
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         try:
             yield Replica(service, loop, codebuff_pb2_grpc.CodebuffStub(channel), server)  # type: ignore[arg-type]
         finally:

@@ -102,6 +102,26 @@ async def test_an_edge_that_leaves(settings_with: SettingsWith) -> None:
             assert busy.kinds()[-3:] == ["prompt-response", "usage-response", "request-reconnect"]
 
 
+async def test_an_edge_that_moves_a_socket_is_told_all_there_is(settings_with: SettingsWith) -> None:
+    async with replica(settings_with()) as serving, serving.socket() as socket:
+        for _ in range(100):
+            await socket.say({"type": "ping"})
+        await socket.call.done_writing()
+        assert (await socket.drained()).name == "OK"
+        assert socket.kinds() == ["ack"] * 100
+        assert socket.received[-1].frames_done.number == 100
+
+
+async def test_frames_may_be_large(settings_with: SettingsWith) -> None:
+    async def echo(prompt: Prompt, client: Client) -> PromptResult:
+        return PromptResult(session_state=prompt.session_state, output={"type": "lastMessage", "value": prompt.text})
+
+    async with replica(settings_with(), loop=ScriptedLoop([echo])) as serving, serving.socket() as socket:
+        text = "x" * (20 * 1024 * 1024)
+        await socket.prompt(text=text)
+        assert (await socket.until_ended())["output"]["value"] == text
+
+
 async def test_a_replica_that_drains(settings_with: SettingsWith) -> None:
     goes_on = asyncio.Event()
 

@@ -94,20 +94,22 @@ class Connection:
         """Serves the socket. True: it is to go to another replica; False: it is gone."""
         writing = asyncio.create_task(self._outbox.run(call.write), name="codebuff-writing")
         reading = asyncio.create_task(self._read(call), name="codebuff-reading")
-        moved = asyncio.create_task(self._moved_on(), name="codebuff-moved")
+        moved = asyncio.create_task(self._moved.wait(), name="codebuff-moved")
         try:
             await asyncio.wait((writing, reading, moved), return_when=asyncio.FIRST_COMPLETED)
+            if not writing.done():
+                await self._flush(writing)
             return moved.done()
         finally:
             await self._close((writing, reading, moved))
 
-    async def _moved_on(self) -> None:
-        await self._moved.wait()
+    async def _flush(self, writing: asyncio.Task[None]) -> None:
+        """Sends what has been said so far: another replica does not know of it."""
+        flushed = asyncio.create_task(self._outbox.flushed(), name="codebuff-flushed")
         try:
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                await self._outbox.flushed()
-        except TimeoutError:
-            log.warning("codebuff_socket_moved_with_words_unsaid")
+            await asyncio.wait((flushed, writing), timeout=_FLUSH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            flushed.cancel()
 
     async def _close(self, tasks: tuple[asyncio.Task[Any], ...]) -> None:
         for topic in self._memory.record.topics:
