@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import grpc
 import pytest
+from loop_fakes import FakeClient, session
 
 from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
 from patchbay.errors import OVERLOADED, UPSTREAM, PatchbayError, make_error
@@ -16,7 +17,10 @@ from patchbay.state.registry import Announcer
 from patchbay.testing.eventually import eventually
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.testing.worker import BLOCK, HANG, STARTED, ScriptedWorker, Step, answer, failed, text
+from patchbay.worker.runtime import Shared
+from patchbay_codebuff_ws.loop import make_loop
 from patchbay_codebuff_ws.models import Dispatch
+from patchbay_codebuff_ws.ports import Prompt
 from patchbay_proto.v1.provider_pb2 import Caller, Credential
 
 CHAT = Chat(messages=[Message(role=ROLE_USER, blocks=[Block(text=Text(text="hi"))])], stream=True)
@@ -129,3 +133,27 @@ async def test_closing_the_stream_stops_the_upstream(valkey: ValkeyProcess) -> N
         with pytest.raises(asyncio.CancelledError):
             await task
         await eventually(lambda: worker.cancelled)
+
+
+async def test_the_loop_of_a_replica_answers_prompts(valkey: ValkeyProcess) -> None:
+    redis = connect(valkey.url, timeout=5.0)
+    worker = ScriptedWorker([answer("hello")])
+    settings = load([*FLAGS, "--codebuff.models.default=one"], {})
+    loop = make_loop(settings, Shared(redis=redis, worker_id="w"))
+    announcer = Announcer(redis, worker.record, timeout=5.0)
+    client = FakeClient()
+    try:
+        async with worker.serving():
+            await announcer.announce_now()
+            await loop.start()
+            prompt = Prompt(prompt_id="p1", text="hi", session_state=session(), caller=Caller(key_id="k"))
+            result = await loop.run(prompt, client)
+            await announcer.withdraw()
+    finally:
+        await loop.aclose()
+        await redis.aclose()
+    assert result.output == {"type": "lastMessage", "value": "hello"}
+    assert client.text == "hello"
+    [request] = worker.requests
+    assert (request.backend, request.model, request.caller.key_id) == ("a", "upstream-one", "k")
+    assert request.chat.tools

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from patchbay.codebuff.agents import builtin_agents, read_definition
 from patchbay.settings import Settings
 from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
@@ -15,8 +16,6 @@ __all__ = ["make_loop"]
 
 def make_loop(settings: Settings, shared: Shared) -> Loop:
     """The loop of one replica; it asks models through the workers that are announced in its Redis."""
-    from patchbay.codebuff.agents import builtin_agents, read_definition
-
     return AgentLoop(
         settings.codebuff,
         models=Dispatch(settings, shared.redis),
