@@ -49,6 +49,17 @@ SESSION_STATE: Json = {
 }
 
 
+# What a client may say of its project, and what it may not.
+CONTEXTS: list[Any] = [
+    FILE_CONTEXT,
+    {},
+    {"a.py": "text", "a.py/b": ""},
+    {"cwd": 7, "systemInfo": {"cpus": "x"}},
+    [],
+    "x",
+]
+
+
 async def say_hello(prompt: Prompt, client: Client) -> PromptResult:
     """The shortest run."""
     await client.chunk({"type": "start", "agentId": "base", "messageHistoryLength": 0})
