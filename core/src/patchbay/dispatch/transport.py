@@ -47,6 +47,9 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
+# For the calls of sockets, of which there are thousands that do nothing: without retries of its own and without filters
+# that these calls do not need, gRPC takes 8 KB less for each.
+_SOCKET_CHANNEL_OPTIONS = (*_CHANNEL_OPTIONS, ("grpc.enable_retries", 0), ("grpc.minimal_stack", 1))
 
 
 class WorkerFailure(PatchbayError):
@@ -149,7 +152,7 @@ class SocketCall:
 
 
 class Connection:
-    """The channel to one worker replica."""
+    """The channel to one worker replica, and one more for sockets."""
 
     def __init__(self, address: str) -> None:
         # Calls that run, and how many of them are chats, by backend.
@@ -157,7 +160,8 @@ class Connection:
         self.chats: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = provider_pb2_grpc.ProviderStub(self._channel)
-        self._codebuff = codebuff_pb2_grpc.CodebuffStub(self._channel)
+        self._sockets = grpc.aio.insecure_channel(address, options=_SOCKET_CHANNEL_OPTIONS)
+        self._codebuff = codebuff_pb2_grpc.CodebuffStub(self._sockets)
 
     def chat(self, request: ChatRequest, *, timeout: float) -> ChatCall:
         """Starts a chat; `timeout` bounds the whole answer, in seconds."""
@@ -196,6 +200,7 @@ class Connection:
 
     async def aclose(self) -> None:
         await self._channel.close()
+        await self._sockets.close()
 
     @contextmanager
     def _running(self, *, signing_in: bool = False) -> Iterator[None]:

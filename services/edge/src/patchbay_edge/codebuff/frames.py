@@ -42,7 +42,8 @@ class Frames:
         self._last = 0
         # By number, in order.
         self._waiting: dict[int, Frame] = {}
-        self._unsent: deque[Frame] = deque()
+        # None: none. An empty deque takes 600 bytes, and most sockets are idle.
+        self._unsent: deque[Frame] | None = None
         # The prompts that have said something and not ended, in order. Their frames are not needed any more.
         self._said: dict[str, None] = {}
         self.size = 0
@@ -67,6 +68,8 @@ class Frames:
         """Takes a frame of the client's."""
         self._last += 1
         frame = self._waiting[self._last] = Frame(self._last, data)
+        if self._unsent is None:
+            self._unsent = deque()
         self._unsent.append(frame)
         self.size += frame.size
         self.undone += 1
@@ -86,6 +89,7 @@ class Frames:
                 again=again,
                 acknowledged=frame.acknowledged,
             )
+        self._unsent = None
         return None
 
     @property
@@ -94,8 +98,8 @@ class Frames:
 
     def rewind(self) -> int:
         """Has everything be written again, to another replica; how often any of it was written."""
-        self._unsent = deque(self._waiting.values())
-        return max((frame.attempts for frame in self._unsent), default=0)
+        self._unsent = deque(self._waiting.values()) if self._waiting else None
+        return max((frame.attempts for frame in self._waiting.values()), default=0)
 
     def done(self, number: int) -> None:
         """All up to `number` are done but the prompts."""

@@ -77,7 +77,9 @@ class CodebuffSockets:
             attaching=self._attaching,
             max_frame_bytes=self._settings.max_frame_bytes,
         )
+        # The server keeps the scope for as long as the socket is open; nobody reads these any more, and they are large.
         del headers
+        scope["headers"] = []
         self._open.add(relay)
         self._all_closed.clear()
         metrics.EDGE_CODEBUFF_SOCKETS.set(len(self._open))
