@@ -117,6 +117,10 @@ CODEBUFF_TOPICS: Final = "pb:codebuff:topics"
 """Pub/sub channel, no key: a message for the sockets that follow a topic, as `codebuff_topics` writes it. Owner:
 `codebuff_topics`."""
 
+CODEBUFF_CANCELLED: Final = "pb:codebuff:cancelled"
+"""Pub/sub channel, no key: the name of a run that its client has cancelled, as `codebuff_runs` makes it. Owner:
+`codebuff_runs`."""
+
 
 def concurrency(key_id: str) -> str:
     """Sorted set: lease -> when it expires (ms). TTL 600 s, renewed by every change. Owner: `admission`. One member for
@@ -196,3 +200,9 @@ def codebuff_project(digest: str) -> str:
     `codebuff.session_ttl_seconds`, renewed by every prompt. Owner: `codebuff_sessions`. The digest is of the socket's
     id, or of the client's session and its owner."""
     return f"pb:codebuff-project:{digest}"
+
+
+def codebuff_run(digest: str) -> str:
+    """Hash: `start`, `step:<number>` and `end` -> what is known of a run of a Codebuff agent, as JSON. TTL
+    `codebuff.runs_ttl_seconds`, renewed by every step. Owner: `codebuff_runs`. The digest is of the run's id."""
+    return f"pb:codebuff-run:{digest}"

@@ -13,18 +13,12 @@ from patchbay.dispatch.routing import Router, Target
 from patchbay.dispatch.transport import Connections
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Settings
-from patchbay.settings.codebuff import CodebuffModels
 from patchbay.state.connection import Client
 from patchbay.state.registry import Directory, WorkerRecord
 from patchbay_proto.v1.provider_pb2 import Caller, ChatRequest, Credential
 
 # Routes may be for Codebuff's agents alone, with this prefix.
 CODEBUFF_PREFIX = "/codebuff"
-
-
-def choose_model(models: CodebuffModels, *, agent_id: str, cost_mode: str, own: str) -> str:
-    """The model that answers an agent: the configured one of the agent, of the cost mode, or of all; else its own."""
-    return models.agents.get(agent_id) or models.cost_modes.get(cost_mode) or models.default or own
 
 
 class Dispatch:

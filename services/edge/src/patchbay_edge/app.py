@@ -22,6 +22,7 @@ from patchbay.errors import INTERNAL, PatchbayError, code_of_status, make_error
 from patchbay.settings import Settings
 from patchbay.state import keys
 from patchbay.state.admission import Admission, Limits
+from patchbay.state.codebuff_runs import CodebuffRuns
 from patchbay.state.connection import connect
 from patchbay.state.permissions import Permissions
 from patchbay.state.registry import Announcer, Directory, EdgeRecord
@@ -31,6 +32,8 @@ from patchbay.telemetry import metrics
 from patchbay_edge import catalog, permissions
 from patchbay_edge.auth import auth_router
 from patchbay_edge.catalog import Catalog
+from patchbay_edge.codebuff.chat import CodebuffChats
+from patchbay_edge.codebuff.http import codebuff_router
 from patchbay_edge.codebuff.socket import CodebuffSockets
 from patchbay_edge.endpoints import API_PREFIX, CODEX_PREFIX, Endpoints, dialect_of
 from patchbay_edge.exchange import Exchange, Receive, Scope, Send
@@ -89,6 +92,8 @@ class Edge:
             max_bytes=settings.sessions.max_bytes,
             timeout=timeout,
         )
+        self.codebuff_runs = CodebuffRuns(self.redis, ttl_seconds=settings.codebuff.runs_ttl_seconds, timeout=timeout)
+        self.codebuff_chats = CodebuffChats(settings.codebuff, self.codebuff_runs)
         self.gateway = Gateway(
             settings,
             callers=self.callers,
@@ -97,6 +102,7 @@ class Edge:
             picker=self.picker,
             connections=self.connections,
             turns=Turns(self.responses),
+            codebuff=self.codebuff_chats,
         )
         self.sockets = Sockets(
             settings,
@@ -143,6 +149,7 @@ class Edge:
                 ("admission", self.admission.run()),
                 ("announcer", self.announcer.run()),
                 ("codebuff-admission", self.codebuff_admission.run()),
+                ("codebuff-chats", self.codebuff_chats.run()),
                 ("codebuff-sockets", self.codebuff_sockets.run()),
             )
         ]
@@ -221,6 +228,7 @@ def build_rest(edge: Edge) -> FastAPI:
     app.include_router(status_router(edge))
     app.include_router(auth_router(edge))
     app.include_router(permissions.router(edge))
+    app.include_router(codebuff_router(edge))
 
     @app.exception_handler(PatchbayError)
     async def on_patchbay_error(request: Request, error: PatchbayError) -> Response:

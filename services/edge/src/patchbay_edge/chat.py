@@ -20,6 +20,7 @@ from patchbay.dispatch.routing import Target
 from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
+from patchbay_edge.codebuff.chat import CodebuffChat, DataPings
 from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.reply import Reply
@@ -73,6 +74,8 @@ class Job:
     targets: list[Target]
     # Of a request of the Responses API: what it goes on from.
     turn: Turn | None = None
+    # Of a request of a Codebuff client's run.
+    codebuff: CodebuffChat | None = None
 
     @property
     def dialect(self) -> AnyDialect:
@@ -225,6 +228,8 @@ def _writer(job: Job, options: AnswerOptions) -> EventWriter:
     writer = job.dialect.write_events(options)
     if job.turn is not None and job.endpoint.operation is Operation.COMPACT:
         return CompactedWriter(writer, job.turn.items)
+    if job.codebuff is not None and options.stream:
+        return DataPings(writer, job.exchange.request_id)
     return writer
 
 

@@ -22,6 +22,7 @@ from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
 from patchbay_edge.chat import OWN_SESSION_HEADER, Job, Requests, answer_chat
+from patchbay_edge.codebuff.chat import CodebuffChats, CollectedExchange, combined
 from patchbay_edge.endpoints import CODEX_PREFIX, AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.reply import upstream_headers
@@ -49,6 +50,7 @@ class Gateway:
         picker: Picker,
         connections: Connections,
         turns: Turns,
+        codebuff: CodebuffChats,
     ) -> None:
         self._settings = settings
         self._callers = callers
@@ -58,6 +60,7 @@ class Gateway:
         self._connections = connections
         self._attempts = Attempts(picker, connections)
         self._turns = turns
+        self._codebuff = codebuff
         self.draining = False
         self._running: set[asyncio.Task[object]] = set()
         self._out_of_time = False
@@ -112,20 +115,37 @@ class Gateway:
         lease = await self._admit(exchange, identity)
         try:
             job = await self._read(endpoint, exchange, identity)
-            async with exchange.watch_disconnect():
+            async with exchange.watch_disconnect(), self._codebuff.running(job.codebuff, exchange):
                 if endpoint.operation is Operation.COUNT_TOKENS:
                     await self._count_tokens(job)
+                elif job.codebuff is not None and job.codebuff.answers > 1:
+                    await self._answer_several(job, job.codebuff.answers, started)
                 else:
-                    await answer_chat(
-                        job,
-                        self._attempts,
-                        hold_seconds=self._settings.server.head_hold_seconds,
-                        ping_seconds=self._settings.server.keep_alive_ping_seconds,
-                        started=started,
-                        is_out_of_time=lambda: self._out_of_time,
-                    )
+                    await self._answer(job, started)
         finally:
             await lease.release()
+
+    async def _answer(self, job: Job, started: float) -> None:
+        await answer_chat(
+            job,
+            self._attempts,
+            hold_seconds=self._settings.server.head_hold_seconds,
+            ping_seconds=self._settings.server.keep_alive_ping_seconds,
+            started=started,
+            is_out_of_time=lambda: self._out_of_time,
+        )
+
+    async def _answer_several(self, job: Job, answers: int, started: float) -> None:
+        exchanges = [CollectedExchange(job.exchange) for _ in range(answers)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for exchange in exchanges:
+                    group.create_task(self._answer(replace(job, exchange=exchange), started))
+        except* PatchbayError as errors:
+            raise _first(errors) from errors
+        job.exchange.notes |= exchanges[0].notes
+        body = combined([bytes(exchange.body) for exchange in exchanges])
+        await job.exchange.answer(200, body, {"content-type": "application/json"})
 
     async def _admit(self, exchange: Exchange, identity: Identity) -> Lease:
         try:
@@ -145,11 +165,15 @@ class Gateway:
             head = read_head(body)
         if endpoint.operation is Operation.COMPACT:
             head = replace(head, stream=False)
+        codebuff = await self._codebuff.read(endpoint, identity, body)
+        if codebuff is not None:
+            body = codebuff.body
+            head = read_head(body)
         targets = self._router.targets(endpoint.prefix, head.model)
         turn = (
             await self._begin_turn(endpoint, exchange, identity, body) if endpoint.dialect is OPENAI_RESPONSES else None
         )
-        return Job(exchange, endpoint, identity, body, head, targets, turn)
+        return Job(exchange, endpoint, identity, body, head, targets, turn, codebuff)
 
     async def begin_warm_up(self, endpoint: Endpoint, exchange: Exchange) -> Turn:
         """The turn of a request that is not to be answered, only gone on from. It costs nothing, so it has no limits.
@@ -232,6 +256,14 @@ async def answer_error(exchange: Exchange, dialect: AnyDialect, failure: Patchba
     written = dialect.errors.write(failure.error, upstream.get("request-id", exchange.request_id))
     headers = {**upstream, **written.headers, "content-type": written.content_type}
     await exchange.answer(written.status, written.body, headers)
+
+
+def _first(errors: BaseExceptionGroup[PatchbayError]) -> PatchbayError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, PatchbayError)
+    return error
 
 
 def _shutting_down() -> PatchbayError:

@@ -11,13 +11,13 @@ from typing import Protocol, TypeVar
 import structlog
 
 from patchbay.canonical import Chat, ChatEvent
+from patchbay.codebuff.models import choose_model
 from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
 from patchbay_codebuff_ws.loop.runs import Runs
 from patchbay_codebuff_ws.loop.state import Project
 from patchbay_codebuff_ws.loop.steps import Steps
-from patchbay_codebuff_ws.models import choose_model
 from patchbay_codebuff_ws.ports import Client, JsonObject, Models, Prompt
 
 log = structlog.get_logger(__name__)

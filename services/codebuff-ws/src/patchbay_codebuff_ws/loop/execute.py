@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
+from patchbay.codebuff.search import search
 from patchbay.errors import PatchbayError
 from patchbay.settings.codebuff import CodebuffSearch
 from patchbay_codebuff_ws.loop import spawn
@@ -15,7 +16,6 @@ from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, unified_diff, whole_file
 from patchbay_codebuff_ws.loop.files import UnreadableFile
 from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
-from patchbay_codebuff_ws.loop.search import search
 from patchbay_codebuff_ws.loop.state import clean_history
 from patchbay_codebuff_ws.loop.tools import Tool, problems_of
 from patchbay_codebuff_ws.ports import JsonObject, Part

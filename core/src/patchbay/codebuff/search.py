@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import msgspec
 import structlog
 
 from patchbay.settings.codebuff import CodebuffSearch
-from patchbay_codebuff_ws.ports import JsonObject
 
 log = structlog.get_logger(__name__)
 
@@ -15,7 +16,7 @@ _TIMEOUT_SECONDS = 60.0
 _MAX_BYTES = 4 * 1024 * 1024
 
 
-async def search(service: CodebuffSearch | None, body: JsonObject, *, answer: str) -> JsonObject:
+async def search(service: CodebuffSearch | None, body: dict[str, Any], *, answer: str) -> dict[str, Any]:
     """Asks a service and gives a tool's result: `{answer: text}`, or an `errorMessage`."""
     if service is None:
         return {"errorMessage": "This search is not configured on this server."}

@@ -1,0 +1,235 @@
+"""Runs of Codebuff's agents: what ran for whom, its steps and their cost, and word that a run is cancelled."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, TypeAlias, cast
+
+import msgspec
+import structlog
+
+from patchbay.state import keys
+from patchbay.state.connection import Client, RedisUnavailable, deadline
+from patchbay.state.notices import messages
+from patchbay_proto.v1.provider_pb2 import Caller
+
+log = structlog.get_logger(__name__)
+
+Status: TypeAlias = Literal["completed", "failed", "cancelled"]
+
+_RETRY_SECONDS = 0.5
+_MAX_ERROR = 2000
+
+
+class RunStart(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run began. The nearest of its ancestors comes last."""
+
+    agent_id: str
+    owner: str
+    ancestor_run_ids: tuple[str, ...]
+    started_at: float
+
+
+class RunStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a run's model."""
+
+    number: int
+    ended_at: float
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    credits: int = 0
+    child_run_ids: tuple[str, ...] = ()
+    error: str = ""
+
+
+class RunEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended; the total is with the credits of the agents that it started."""
+
+    status: Status
+    ended_at: float
+    total_steps: int
+    direct_credits: int
+    total_credits: int
+    error: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a run."""
+
+    run_id: str
+    start: RunStart
+    steps: tuple[RunStep, ...]
+    end: RunEnd | None
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run that started it; None: a prompt did."""
+        return self.start.ancestor_run_ids[-1] if self.start.ancestor_run_ids else None
+
+    def described(self) -> dict[str, Any]:
+        """The run as the API shows it."""
+        end = self.end
+        return {
+            "id": self.run_id,
+            "agent_id": self.start.agent_id,
+            "parent_run_id": self.parent_run_id,
+            "ancestor_run_ids": list(self.start.ancestor_run_ids),
+            "status": "running" if end is None else end.status,
+            "started_at": self.start.started_at,
+            "ended_at": None if end is None else end.ended_at,
+            "error": "" if end is None else end.error,
+            "total_steps": len(self.steps) if end is None else end.total_steps,
+            "input_tokens": sum(step.input_tokens for step in self.steps),
+            "output_tokens": sum(step.output_tokens for step in self.steps),
+            "direct_credits": sum(step.credits for step in self.steps) if end is None else end.direct_credits,
+            "total_credits": None if end is None else end.total_credits,
+            "steps": msgspec.to_builtins(self.steps),
+        }
+
+
+class CodebuffRuns:
+    """Keeps runs. What cannot be kept is logged and left out: nothing that an agent does depends on it.
+
+    Args:
+        redis: The client, from `connect`.
+        ttl_seconds: How long a run is kept after its last step.
+        timeout: Seconds that Redis may take for one call.
+    """
+
+    def __init__(self, redis: Client, *, ttl_seconds: float, timeout: float = 0.5) -> None:
+        self._redis = redis
+        self._ttl_ms = max(1, round(ttl_seconds * 1000))
+        self._timeout = timeout
+
+    async def start(
+        self,
+        run_id: str,
+        *,
+        agent_id: str,
+        ancestor_run_ids: Sequence[str],
+        caller: Caller,
+        owner: str | None = None,
+    ) -> None:
+        """An agent begins; the nearest of its ancestors comes last.
+
+        Args:
+            owner: Whose it is; None: the caller's key's.
+        """
+        start = RunStart(
+            agent_id=agent_id,
+            owner=caller.key_id if owner is None else owner,
+            ancestor_run_ids=tuple(ancestor_run_ids),
+            started_at=time.time(),
+        )
+        await self._set(run_id, "start", start)
+
+    async def step(
+        self,
+        run_id: str,
+        *,
+        number: int,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+        cost: int,
+        child_run_ids: Sequence[str],
+        error: str = "",
+    ) -> None:
+        """A step of its model has ended. One that is told again replaces what was told before.
+
+        Args:
+            number: Counts from 1.
+            input_tokens: With those read from a cache.
+            cost: In credits; 0 where nobody says.
+        """
+        step = RunStep(
+            number=number,
+            ended_at=time.time(),
+            model=model,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            credits=cost,
+            child_run_ids=tuple(child_run_ids),
+            error=error[:_MAX_ERROR],
+        )
+        await self._set(run_id, f"step:{number}", step)
+
+    async def finish(
+        self, run_id: str, *, status: Status, total_steps: int, direct_credits: int, total_credits: int, error: str = ""
+    ) -> None:
+        """It has ended; the total is with the credits of the agents that it started."""
+        end = RunEnd(
+            status=status,
+            ended_at=time.time(),
+            total_steps=total_steps,
+            direct_credits=direct_credits,
+            total_credits=total_credits,
+            error=error[:_MAX_ERROR],
+        )
+        await self._set(run_id, "end", end)
+
+    async def find(self, run_id: str) -> Run | None:
+        """A run; None: it is not known, or not any more.
+
+        Raises:
+            RedisUnavailable: Redis does not answer in time.
+        """
+        async with deadline(self._timeout):
+            kept = await self._redis.execute_command("HGETALL", keys.codebuff_run(_digest("", run_id)))
+        fields = _fields(kept)
+        if "start" not in fields:
+            return None
+        steps = [msgspec.json.decode(value, type=RunStep) for name, value in fields.items() if name.startswith("step:")]
+        return Run(
+            run_id=run_id,
+            start=msgspec.json.decode(fields["start"], type=RunStart),
+            steps=tuple(sorted(steps, key=lambda step: step.number)),
+            end=msgspec.json.decode(fields["end"], type=RunEnd) if "end" in fields else None,
+        )
+
+    async def cancel(self, owner: str, run_id: str) -> None:
+        """Tells every replica that a run of this owner's is cancelled.
+
+        Raises:
+            RedisUnavailable: It is not told.
+        """
+        async with deadline(self._timeout):
+            await self._redis.execute_command("PUBLISH", keys.CODEBUFF_CANCELLED, cancellation(owner, run_id))
+
+    async def cancellations(self) -> AsyncGenerator[str, None]:
+        """What `cancellation` names for each run that is cancelled, through outages of Redis."""
+        heard = messages(self._redis, keys.CODEBUFF_CANCELLED, timeout=self._timeout, retry_seconds=_RETRY_SECONDS)
+        async with aclosing(heard):
+            async for message in heard:
+                if message is not None:
+                    yield message
+
+    async def _set(self, run_id: str, field: str, value: msgspec.Struct) -> None:
+        name = keys.codebuff_run(_digest("", run_id))
+        try:
+            async with deadline(self._timeout):
+                await self._redis.execute_command("HSET", name, field, msgspec.json.encode(value))
+                await self._redis.execute_command("PEXPIRE", name, self._ttl_ms)
+        except RedisUnavailable as error:
+            log.warning("codebuff_run_not_kept", run_id=run_id, field=field, error=str(error))
+
+
+def cancellation(owner: str, run_id: str) -> str:
+    """A name for a run of an owner's, as other replicas hear it."""
+    return _digest(owner, run_id)
+
+
+def _digest(owner: str, name: str) -> str:
+    return hashlib.sha256(f"{len(owner)}:{owner}{name}".encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _fields(kept: object) -> dict[str, bytes]:
+    """A hash, whichever way the protocol's version gives it."""
+    if isinstance(kept, dict):
+        return {cast(bytes, name).decode(): value for name, value in kept.items()}
+    flat = cast("list[bytes]", kept or [])
+    return {flat[at].decode(): flat[at + 1] for at in range(0, len(flat), 2)}
