@@ -285,7 +285,8 @@ class Relay:
                     await self._hand_over(call, again=again)
             except (PatchbayError, TimeoutError) as error:
                 call.close()
-                self._note_lost(worker, error)
+                self._avoid(worker, error)
+                log.debug("codebuff_replica_not_there", worker_id=worker.id, error=str(error))
                 return None
             except BaseException:
                 call.close()
@@ -301,16 +302,17 @@ class Relay:
             await self._read_replica(call)
         except PatchbayError as error:
             reason = "lost"
-            self._note_lost(worker, error)
+            self._avoid(worker, error)
+            log.info("codebuff_replica_lost", connection_id=self._id, worker_id=worker.id, error=str(error))
         finally:
             metrics.EDGE_CODEBUFF_UNATTACHED.inc()
             self._finish(call)
         metrics.EDGE_CODEBUFF_REATTACHED.labels(reason).inc()
 
-    def _note_lost(self, worker: WorkerRecord, error: Exception) -> None:
+    def _avoid(self, worker: WorkerRecord, error: Exception) -> None:
+        # A replica that is full is there, and has room again before long.
         if not (isinstance(error, WorkerFailure) and error.full):
             self._replicas.quarantine(worker)
-        log.info("codebuff_replica_lost", connection_id=self._id, worker_id=worker.id, error=str(error))
 
     async def _hand_over(self, call: SocketCall, *, again: bool) -> None:
         attach = Attach(
