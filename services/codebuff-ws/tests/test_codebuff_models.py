@@ -12,6 +12,7 @@ from loop_fakes import FakeClient, session
 from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
 from patchbay.errors import OVERLOADED, UPSTREAM, PatchbayError, make_error
 from patchbay.settings import load
+from patchbay.state.codebuff_runs import CodebuffRuns
 from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer
 from patchbay.testing.eventually import eventually
@@ -149,6 +150,8 @@ async def test_the_loop_of_a_replica_answers_prompts(valkey: ValkeyProcess) -> N
             prompt = Prompt(prompt_id="p1", text="hi", session_state=session(), caller=Caller(key_id="k"))
             result = await loop.run(prompt, client)
             await announcer.withdraw()
+            run_id = result.session_state["mainAgentState"]["runId"]
+            run = await CodebuffRuns(redis, ttl_seconds=60.0, timeout=5.0).find(run_id)
     finally:
         await loop.aclose()
         await redis.aclose()
@@ -157,3 +160,8 @@ async def test_the_loop_of_a_replica_answers_prompts(valkey: ValkeyProcess) -> N
     [request] = worker.requests
     assert (request.backend, request.model, request.caller.key_id) == ("a", "upstream-one", "k")
     assert request.chat.tools
+    # What ran is known to all replicas.
+    assert run is not None
+    assert run.end is not None
+    assert (run.start.agent_id, run.start.owner, run.end.status) == ("base", "k", "completed")
+    assert [step.number for step in run.steps] == [1]

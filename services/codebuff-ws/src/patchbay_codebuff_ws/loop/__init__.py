@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from patchbay.codebuff.agents import builtin_agents, read_definition
 from patchbay.settings import Settings
+from patchbay.state.codebuff_runs import CodebuffRuns
 from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
-from patchbay_codebuff_ws.loop.runs import NoRuns
 from patchbay_codebuff_ws.loop.steps import NoSteps
 from patchbay_codebuff_ws.models import Dispatch
 from patchbay_codebuff_ws.ports import Loop
@@ -19,7 +19,11 @@ def make_loop(settings: Settings, shared: Shared) -> Loop:
     return AgentLoop(
         settings.codebuff,
         models=Dispatch(settings, shared.redis),
-        runs=NoRuns(),
+        runs=CodebuffRuns(
+            shared.redis,
+            ttl_seconds=settings.codebuff.runs_ttl_seconds,
+            timeout=settings.redis.timeout_seconds,
+        ),
         steps=NoSteps(),
         builtin=builtin_agents(),
         read=read_definition,
