@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import tempfile
+from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
@@ -24,6 +28,18 @@ class _InRows(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "crowded" if nodeid.startswith(_CROWDED) else super()._split_scope(nodeid)
+
+
+_END_OF_CERTIFICATE = "-----END CERTIFICATE-----\n"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives HTTP clients one certificate to trust: each would read those of the whole world, for loopback only."""
+    with tempfile.NamedTemporaryFile("w", prefix="patchbay-certificate-", delete=False) as file:
+        file.write(Path(certifi.where()).read_text().partition(_END_OF_CERTIFICATE)[0] + _END_OF_CERTIFICATE)
+    config.add_cleanup(lambda: Path(file.name).unlink())
+    # https://www.python-httpx.org/environment_variables/
+    os.environ["SSL_CERT_FILE"] = file.name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

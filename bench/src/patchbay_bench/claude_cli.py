@@ -105,7 +105,7 @@ def _running() -> Iterator[_Patchbay]:
             pool = {"min_spare": spares, "max_processes": most}
             backends[name] = {"kind": "claude-cli", **upstream, **mode, "pool": pool}
         expected = _answer_of(standin)
-        with Cluster(configuration(backends), redis_url=valkey.url, kinds=("claude-worker",)) as cluster:
+        with Cluster(configuration(backends), redis_url=valkey.url, kinds=("claude-worker",), forked=False) as cluster:
             yield _Patchbay(cluster.url, cluster.workers["claude-worker"][0].pid, expected)
 
 

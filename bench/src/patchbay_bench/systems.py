@@ -81,7 +81,7 @@ def running(*, home: Folder, uv: str | None, peers: bool) -> Iterator[Systems]:
         started = _start_peers(stack, systems, home=home, uv=uv, upstream=standin.url) if peers else []
         valkey = stack.enter_context(ValkeyProcess())
         cluster = stack.enter_context(
-            Cluster(configuration(_backends(standin.url)), redis_url=valkey.url, kinds=_WORKERS)
+            Cluster(configuration(_backends(standin.url)), redis_url=valkey.url, kinds=_WORKERS, forked=False)
         )
         systems.patchbay = {
             "edge": [edge.pid for edge in cluster.edges],
