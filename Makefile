@@ -13,6 +13,8 @@ CLIENTS := tests/clients/node_modules/.bin/codex
 export UV_PYTHON := $(CURDIR)/.tools/bin/python
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE ?= copy
+# Dozens of processes import the same modules: they are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 # The machine's own certificates, where there are any: an index may be behind a company's authority.
 CERTIFICATES := /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/pki/tls/certs/ca-bundle.crt
 export UV_SYSTEM_CERTS ?= $(if $(wildcard $(CERTIFICATES)),true,false)

@@ -77,7 +77,7 @@ class Machine:
         self.output = self.directory / "output"
         self.programs.mkdir()
         self.pids.mkdir()
-        for name in ("patchbay-openai-worker", "patchbay-claude-worker", "patchbay-standin"):
+        for name in ("patchbay-openai-worker", "patchbay-claude-worker", "patchbay-codebuff-ws", "patchbay-standin"):
             self.install(name, _WORKER, stop="child.kill()")
         self.install("patchbay-edge", _EDGE)
 

@@ -18,14 +18,14 @@ def test_it_starts_says_so_and_leaves_nothing_behind(machine, number):
     process = machine.up()
     said = machine.said()
     url = re.search(r"http://127\.0\.0\.1:\d+", said).group()
-    for service in ("edge", "openai-worker", "claude-worker", "valkey", "standin"):
+    for service in ("edge", "openai-worker", "claude-worker", "codebuff-ws", "valkey", "standin"):
         assert re.search(rf"^ *{service} ", said, re.MULTILINE), service
     assert re.search(r"standin-openai +not needed", said)
     assert "The stand-in provider answers" in said
     assert f"curl {url}/v1/chat/completions" in said
     assert f"curl {url}/v1/messages" in said
-    # Two small programs with a child each, a third, Valkey and the edge.
-    assert len(machine.seen()) >= 8
+    # Four small programs with a child each, Valkey and the edge.
+    assert len(machine.seen()) >= 10
     process.send_signal(number)
     assert process.wait(30) == 0
     assert machine.left() == []
@@ -49,8 +49,8 @@ def test_services_stop_in_order(machine):
     log = (machine.directory / ".patchbay/logs/supervisord.log").read_text()
     stopped = re.findall(r"stopped: (\S+) ", log)
     assert stopped[0] == "edge"
-    assert set(stopped[1:3]) == {"openai-worker", "claude-worker"}
-    assert stopped[3:] == ["standin", "valkey"]
+    assert set(stopped[1:4]) == {"openai-worker", "claude-worker", "codebuff-ws"}
+    assert stopped[4:] == ["standin", "valkey"]
 
 
 def test_a_dead_service_is_started_again_and_that_is_said(machine):
@@ -72,7 +72,7 @@ def test_when_the_command_is_killed_everything_ends(machine):
     process = machine.up()
     process.kill()
     wait_until(lambda: not machine.left(), what="everything ends", log=machine.said)
-    assert len(machine.seen()) >= 8
+    assert len(machine.seen()) >= 10
 
 
 def test_when_the_supervisor_is_killed_everything_ends(machine):
@@ -171,6 +171,11 @@ def test_a_worker_that_only_some_need_starts_where_it_is_needed(machine):
     services = planned(machine, "--backends.codex.credentials=signed_in")
     assert services["codex-worker"][0] == str(machine.programs / "patchbay-codex-worker")
     assert {"openai-worker", "claude-worker"} <= set(services)
+
+
+def test_what_serves_codebuff_starts_unless_it_is_switched_off(machine):
+    assert "codebuff-ws" in planned(machine)
+    assert "codebuff-ws" not in planned(machine, "--codebuff.enabled=false")
 
 
 def test_secrets_are_in_no_file_and_no_command_line(machine):
