@@ -25,10 +25,11 @@ from patchbay.canonical import (
     Usage,
 )
 from patchbay.errors import PatchbayError
-from patchbay.settings.codebuff import Codebuff
+from patchbay.settings.codebuff import Codebuff, CodebuffSteps
 from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
 from patchbay_codebuff_ws.loop.runs import NoRuns, Status
-from patchbay_codebuff_ws.loop.steps import NoSteps, Steps
+from patchbay_codebuff_ws.loop.sandbox import Sandbox
+from patchbay_codebuff_ws.loop.steps import Steps
 from patchbay_codebuff_ws.ports import JsonObject, Part, Prompt, PromptResult
 from patchbay_proto.v1.provider_pb2 import Caller, Credential
 
@@ -160,6 +161,7 @@ class FakeClient:
         self.chunks: list[str | Json] = []
         self.subagent_chunks: list[tuple[str, str]] = []
         self.costs: list[tuple[int, str, str]] = []
+        self.logs: list[tuple[str, object, str | None]] = []
         self.reads: list[list[str]] = []
         self.tool_requests: list[tuple[str, Json, str, float | None]] = []
         self.tools: dict[str, Callable[[Json], list[Part]]] = {}
@@ -186,6 +188,9 @@ class FakeClient:
 
     async def cost(self, amount: int, *, agent_id: str, user_input_id: str) -> None:
         self.costs.append((amount, agent_id, user_input_id))
+
+    async def log(self, level: str, data: object, *, message: str | None, agent_id: str, user_input_id: str) -> None:
+        self.logs.append((level, data, message))
 
     async def read_files(self, paths: Sequence[str]) -> Mapping[str, str | None]:
         self.reads.append(list(paths))
@@ -262,7 +267,7 @@ class World:
     agents: Sequence[Definition] = ()
     settings: Codebuff = field(default_factory=Codebuff)
     runs: FakeRuns = field(default_factory=FakeRuns)
-    steps: Steps = field(default_factory=NoSteps)
+    steps: Steps = field(default_factory=lambda: Sandbox(CodebuffSteps()))
 
     async def run(self, text: str = "Do it", *, state: Json | None = None, **prompt: Any) -> PromptResult:
         loop = AgentLoop(

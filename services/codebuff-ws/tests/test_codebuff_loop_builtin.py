@@ -10,7 +10,7 @@ from loop_fakes import Call, FakeClient, FakeModels, FakeRuns, session
 from patchbay.codebuff.agents import builtin_agents, read_definition
 from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
-from patchbay_codebuff_ws.loop.steps import NoSteps
+from patchbay_codebuff_ws.loop.sandbox import Sandbox
 from patchbay_codebuff_ws.loop.tools import BUILT_IN
 from patchbay_codebuff_ws.ports import Prompt, PromptResult
 
@@ -18,7 +18,14 @@ AGENTS = builtin_agents()
 
 
 async def run(models: FakeModels, client: FakeClient, agent_id: str | None, **context: object) -> PromptResult:
-    loop = AgentLoop(Codebuff(), models=models, runs=FakeRuns(), steps=NoSteps(), builtin=AGENTS, read=read_definition)
+    loop = AgentLoop(
+        Codebuff(),
+        models=models,
+        runs=FakeRuns(),
+        steps=Sandbox(Codebuff().steps),
+        builtin=AGENTS,
+        read=read_definition,
+    )
     state = session(**context)
     return await loop.run(Prompt(prompt_id="p1", text="Do it", agent_id=agent_id, session_state=state), client)
 

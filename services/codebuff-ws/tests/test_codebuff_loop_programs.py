@@ -11,6 +11,7 @@ from patchbay_codebuff_ws.loop.steps import (
     CallTool,
     Ended,
     Generate,
+    Log,
     Step,
     StepAll,
     StepsError,
@@ -51,7 +52,7 @@ class PythonSteps:
     programs: list[PythonProgram] = field(default_factory=list)
     states: list[Json] = field(default_factory=list)
 
-    async def start(self, source: str, state: Json) -> PythonProgram:
+    async def start(self, source: str, state: Json, *, log: Log) -> PythonProgram:
         assert source == "function* () {}"
         self.states.append(state)
         self.programs.append(PythonProgram(self.source(state)))
@@ -175,11 +176,6 @@ async def test_a_program_that_steps_for_ever_is_stopped() -> None:
     world, _ = world_of(source, ["Again"])
     await world.run()
     assert len(world.models.asked) == 25
-
-
-async def test_a_program_without_an_engine_is_told_plainly() -> None:
-    world = World(FakeModels(["never"]), agents=[Definition(id="base", handle_steps="function* () {}")])
-    assert "no JavaScript engine" in (await world.run()).output["message"]
 
 
 @pytest.mark.parametrize(

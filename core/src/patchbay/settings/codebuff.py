@@ -48,6 +48,19 @@ class CodebuffSearch(_Section):
     api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token.")
 
 
+class CodebuffSteps(_Section):
+    """What the programs of agents (`handleSteps`) may use, each in a process of its own."""
+
+    memory_bytes: Annotated[int, Field(ge=8 * 1024 * 1024)] = Field(
+        default=64 * 1024 * 1024,
+        description="Memory of one program; its agent's conversation, as JSON, has to fit in a quarter of it.",
+    )
+    seconds: PositiveFloat = Field(
+        default=5.0, description="How long a program may compute between two yields; on the clock, twice as long."
+    )
+    max_programs: PositiveInt = Field(default=100, description="Programs of one replica at a time.")
+
+
 class Codebuff(_Section):
     """Codebuff's clients."""
 
@@ -72,6 +85,7 @@ class Codebuff(_Section):
         default=190_000, description="Over so many tokens the oldest of a conversation is left out."
     )
     models: CodebuffModels = CodebuffModels()
+    steps: CodebuffSteps = CodebuffSteps()
     runs_ttl_seconds: PositiveFloat = Field(default=86_400.0, description="How long a run is kept to be looked at.")
     session_ttl_seconds: PositiveFloat = Field(
         default=3_600.0,

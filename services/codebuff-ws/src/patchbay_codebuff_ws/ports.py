@@ -36,6 +36,9 @@ class Client(Protocol):
     async def cost(self, amount: int, *, agent_id: str, user_input_id: str) -> None:
         """Says what a model call has cost, in credits."""
 
+    async def log(self, level: str, data: object, *, message: str | None, agent_id: str, user_input_id: str) -> None:
+        """Passes on what an agent's program has logged: any JSON, and a text beside it."""
+
     async def read_files(self, paths: Sequence[str]) -> Mapping[str, str | None]:
         """The contents of files; None, or a status in brackets, for one that cannot be read or did not come in time."""
 

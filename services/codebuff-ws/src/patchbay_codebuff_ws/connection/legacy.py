@@ -200,6 +200,9 @@ class LegacyClient(PromptClient):
     async def cost(self, amount: int, *, agent_id: str, user_input_id: str) -> None:
         self._on_cost(amount)
 
+    async def log(self, level: str, data: object, *, message: str | None, agent_id: str, user_input_id: str) -> None:
+        return
+
     async def call_tool(
         self,
         name: str,

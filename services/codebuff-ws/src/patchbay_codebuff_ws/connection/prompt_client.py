@@ -91,6 +91,12 @@ class PromptClient:
         self._on_cost(amount)
         await self._say(wire.cost_response(user_input_id, amount, agent_id))
 
+    async def log(self, level: str, data: object, *, message: str | None, agent_id: str, user_input_id: str) -> None:
+        if not self.cancelled:
+            text = wire.steps_log(user_input_id, agent_id, level, data, message)
+            # It may well be said twice, so it commits to nothing.
+            await self._outbox.send_frame(text, prompt_id=self.prompt_id if self._committed else "")
+
     async def read_files(self, paths: Sequence[str]) -> Mapping[str, str | None]:
         found: dict[str, str | None] = {path: self._files.get(path) for path in paths}
         wanted = [path for path in found if path not in self._files]

@@ -163,6 +163,19 @@ def cost_response(user_input_id: str, amount: int, agent_id: str) -> str:
     return action({"type": "message-cost-response", "promptId": user_input_id, "credits": amount, "agentId": agent_id})
 
 
+def steps_log(user_input_id: str, agent_id: str, level: str, data: object, message: str | None) -> str:
+    said: JsonObject = {
+        "type": "handlesteps-log-chunk",
+        "userInputId": user_input_id,
+        "agentId": agent_id,
+        "level": level,
+        "data": data,
+    }
+    if message is not None:
+        said["message"] = message
+    return action(said)
+
+
 def read_files(request_id: str, paths: Sequence[str]) -> str:
     return action({"type": "read-files", "filePaths": list(paths), "requestId": request_id})
 

@@ -7,7 +7,7 @@ from patchbay.settings import Settings
 from patchbay.state.codebuff_runs import CodebuffRuns
 from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
-from patchbay_codebuff_ws.loop.steps import NoSteps
+from patchbay_codebuff_ws.loop.sandbox import Sandbox
 from patchbay_codebuff_ws.models import Dispatch
 from patchbay_codebuff_ws.ports import Loop
 
@@ -24,7 +24,7 @@ def make_loop(settings: Settings, shared: Shared) -> Loop:
             ttl_seconds=settings.codebuff.runs_ttl_seconds,
             timeout=settings.redis.timeout_seconds,
         ),
-        steps=NoSteps(),
+        steps=Sandbox(settings.codebuff.steps),
         builtin=builtin_agents(),
         read=read_definition,
     )

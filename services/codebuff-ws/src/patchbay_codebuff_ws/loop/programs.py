@@ -7,16 +7,19 @@ import uuid
 from typing import TYPE_CHECKING
 
 from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
+from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.history import json_text
 from patchbay_codebuff_ws.loop.steps import (
     CallTool,
     Ended,
     Generate,
+    LogEntry,
     Program,
     Step,
     StepAll,
     StepsError,
     StepText,
+    Yield,
 )
 from patchbay_codebuff_ws.loop.tools import copied, problems_of
 from patchbay_codebuff_ws.ports import JsonObject, Part
@@ -58,7 +61,7 @@ class ProgramRun:
             if agent.context.client.cancelled:
                 return False
             match await self._advance(ended):
-                case Ended():
+                case Ended() | None:
                     return False
                 case Step():
                     return True
@@ -75,19 +78,29 @@ class ProgramRun:
                     self._result = await self._call(call)
         raise StepsError(f"more than {_MAX_YIELDS_BETWEEN_STEPS} tool calls without a step of the model")
 
-    async def _advance(self, ended: bool) -> Step | StepAll | StepText | Generate | CallTool | Ended:
-        state = self._state()
+    async def _advance(self, ended: bool) -> Yield | None:
+        """What the program yields next; None: the user has cancelled, and it has no next."""
+        context, state = self._agent.context, self._state()
         if self._program is None:
             argument: JsonObject = {"agentState": state, "prompt": self._prompt}
             if self._params is not None:
                 argument["params"] = self._params
-            self._program = await self._agent.context.steps.start(self._source, argument)
-            return await self._program.advance(None)
+            self._program = await context.steps.start(self._source, argument, log=self._log)
+            return await unless_cancelled(context.client, self._program.advance(None))
         result: JsonObject = {"agentState": state, "toolResult": self._result, "stepsComplete": ended}
         if self._responses is not None:
             result["nResponses"] = self._responses
         self._result, self._responses = [], None
-        return await self._program.advance(result)
+        return await unless_cancelled(context.client, self._program.advance(result))
+
+    async def _log(self, entry: LogEntry) -> None:
+        await self._agent.context.client.log(
+            entry.level,
+            entry.data,
+            message=entry.message,
+            agent_id=self._agent.state.agent_id,
+            user_input_id=self._agent.user_input_id,
+        )
 
     def _state(self) -> JsonObject:
         state = self._agent.state

@@ -5,9 +5,9 @@ The loop starts a program once for each run of an agent and resumes it until it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from patchbay_codebuff_ws.ports import JsonObject
 
@@ -57,6 +57,23 @@ class Ended:
 Yield: TypeAlias = Step | StepAll | StepText | Generate | CallTool | Ended
 
 
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What a program has logged, for whoever wrote it.
+
+    Attributes:
+        data: Any JSON.
+        message: What a `logger` was told beside it.
+    """
+
+    level: Literal["debug", "info", "warn", "error"]
+    data: object = None
+    message: str | None = None
+
+
+Log: TypeAlias = Callable[[LogEntry], Awaitable[None]]
+
+
 class Program(Protocol):
     """One running generator."""
 
@@ -78,15 +95,16 @@ class Program(Protocol):
 class Steps(Protocol):
     """Starts programs."""
 
-    async def start(self, source: str, state: JsonObject) -> Program:
-        """Makes a generator of its source text.
+    async def start(self, source: str, state: JsonObject, *, log: Log) -> Program:
+        """Makes ready to run a generator, of its source text; the first `advance` begins it.
 
         Args:
             source: `function* (...) {...}`.
-            state: Its argument: `agentState`, `prompt`, `params`.
+            state: Its argument: `agentState`, `prompt`, `params`; it gets a `logger` beside them.
+            log: Told what it logs, before `advance` returns.
 
         Raises:
-            StepsError: It is no generator function.
+            StepsError: It is no generator function, or there is no room for another program.
         """
 
 
@@ -110,10 +128,3 @@ def read_yield(value: object) -> Yield:
         if isinstance(name, str) and isinstance(given, Mapping):
             return CallTool(name, dict(given), value.get("includeToolCall") is not False)
     raise StepsError(f"handleSteps yielded what is neither a step nor a tool call: {str(value)[:200]}")
-
-
-class NoSteps:
-    """Where there is no JavaScript engine."""
-
-    async def start(self, source: str, state: JsonObject) -> Program:
-        raise StepsError("agents with handleSteps cannot run here: there is no JavaScript engine")
