@@ -41,6 +41,8 @@ _ASYNC_GENERATOR = re.compile(r"\s*async\s+function\s*\*")
 _PATIENCE = 2
 # A text in the engine takes up to twice its length, and what it is read into twice that again.
 _PART_OF_MEMORY = 4
+# Of what a program has thrown.
+_MOST_SAID = 2000
 _BROKEN = "its process said what makes no sense"
 
 
@@ -138,11 +140,12 @@ class SandboxProgram:
     async def advance(self, result: JsonObject | None) -> Yield:
         """See `Program.advance`. Whoever is cancelled in it ends the program."""
         try:
-            reply = await self._ask(self._first if result is None else {"result": result})
+            first, self._first = self._first, {}
+            reply = await self._ask(first if result is None else {"result": result})
             for entry in _entries(reply.get("logs")):
                 await self._log(entry)
             if "error" in reply:
-                raise StepsError(str(reply["error"]))
+                raise StepsError(str(reply["error"])[:_MOST_SAID])
             return Ended() if reply.get("done") else read_yield(reply.get("yielded"))
         except BaseException:
             self.kill()
