@@ -3,9 +3,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +17,7 @@ from loop_fakes import Definition, FakeClient, FakeModels, Json, World
 
 from patchbay.settings.codebuff import CodebuffSteps
 from patchbay.testing.eventually import eventually
+from patchbay_codebuff_ws.loop import sandbox
 from patchbay_codebuff_ws.loop.sandbox import Sandbox, SandboxProgram
 from patchbay_codebuff_ws.loop.steps import CallTool, Ended, LogEntry, Step, StepsError, StepText, Yield
 
@@ -226,6 +230,36 @@ async def test_a_waiting_program_costs_nothing_and_may_do_nothing(bench: Bench) 
         }
         assert limits == {"CORE": 0, "NPROC": 0, "FSIZE": 0, "NOFILE": 3}
         assert process.rlimit(psutil.RLIMIT_AS)[0] < 200 * MIB
+
+
+# What a program could try once it has got out of the engine.
+ESCAPES = """
+import os, runpy, socket, sys
+runpy.run_path(sys.argv[1])["_confine"](1 << 24)
+import resource
+for escape in (
+    lambda: (os.close(2), os.open("/etc/passwd", os.O_RDONLY)),
+    lambda: socket.socketpair(),
+    lambda: os.kill(os.getppid(), 0),
+    lambda: os.fork(),
+    lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CPU),
+):
+    try:
+        escape()
+        os.write(1, b"out")
+    except OSError as error:
+        os.write(1, b"refused ")
+resource.setrlimit(resource.RLIMIT_CPU, resource.getrlimit(resource.RLIMIT_CPU))
+os.write(1, b"and well")
+"""
+
+
+if psutil.LINUX:
+
+    def test_the_kernel_refuses_what_the_engine_does_not_need() -> None:
+        command = [sys.executable, "-I", "-S", "-c", ESCAPES, str(Path(sandbox.__file__).with_name("sandbox_child.py"))]
+        ran = subprocess.run(command, capture_output=True, env={}, timeout=20, check=False)
+        assert ran.stdout == b"refused " * 5 + b"and well", ran.stderr.decode()
 
 
 async def test_a_process_ends_with_its_worker(bench: Bench) -> None:
