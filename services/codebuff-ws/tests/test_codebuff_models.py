@@ -2,22 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import grpc
 import pytest
 from loop_fakes import FakeClient, session
+from prometheus_client import REGISTRY
 
-from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
-from patchbay.errors import OVERLOADED, UPSTREAM, PatchbayError, make_error
+from patchbay.canonical import ROLE_USER, Block, Chat, ChatEvent, Message, Text, Usage
+from patchbay.errors import OVERLOADED, UPSTREAM, Code, PatchbayError, make_error
 from patchbay.settings import load
 from patchbay.state.codebuff_runs import CodebuffRuns
 from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer
 from patchbay.testing.eventually import eventually
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay.testing.worker import BLOCK, HANG, STARTED, ScriptedWorker, Step, answer, failed, text
+from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, Step, answer, failed, text
 from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.loop import make_loop
 from patchbay_codebuff_ws.models import Dispatch
@@ -165,3 +166,32 @@ async def test_the_loop_of_a_replica_answers_prompts(valkey: ValkeyProcess) -> N
     assert run.end is not None
     assert (run.start.agent_id, run.start.owner, run.end.status) == ("base", "k", "completed")
     assert [step.number for step in run.steps] == [1]
+
+
+async def test_each_answer_counts_once_for_its_caller(valkey: ValkeyProcess) -> None:
+    usage = ChatEvent(usage=Usage(input_tokens=7, output_tokens=3, extensions={"openai": '{"cost": 0.05}'}))
+    begun: Step = [STARTED, BLOCK, text("hello"), usage]
+    worker = ScriptedWorker([failing(OVERLOADED), [begun, [usage, FINISHED]], [begun, *failing(UPSTREAM)]])
+    before = counted()
+    async with dispatching(valkey, worker) as dispatch:
+        assert await said(dispatch, "one") == "hello"
+        assert counted(before) == {"input": 7, "output": 3, "credits": 5}
+        with pytest.raises(PatchbayError):
+            await said(dispatch, "one")
+    assert len(worker.requests) == 3
+    assert counted(before) == {"input": 14, "output": 6, "credits": 10}
+
+
+def failing(code: Code) -> list[Step]:
+    return [failed(make_error(code, "no", retry_after=0))]
+
+
+def counted(before: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What the metrics say that the caller of `said` has used at backend a, over `before`."""
+    labels = {"key_id": "k", "backend": "a", "model": "upstream-one"}
+
+    def value(name: str, **more: str) -> float:
+        return REGISTRY.get_sample_value(f"patchbay_codebuff_{name}_total", labels | more) or 0.0
+
+    now = {kind: value("tokens", kind=kind) for kind in ("input", "output")} | {"credits": value("credits")}
+    return {kind: amount - (before or {}).get(kind, 0) for kind, amount in now.items()}

@@ -206,3 +206,32 @@ def codebuff_run(digest: str) -> str:
     """Hash: `start`, `step:<number>` and `end` -> what is known of a run of a Codebuff agent, as JSON. TTL
     `codebuff.runs_ttl_seconds`, renewed by every step. Owner: `codebuff_runs`. The digest is of the run's id."""
     return f"pb:codebuff-run:{digest}"
+
+
+def codebuff_usage(digest: str, month: str) -> str:
+    """String: the credits that a caller's Codebuff agents have used in a month (`2026-11`, UTC). TTL 62 days, renewed
+    by every prompt. Owner: `codebuff_usage`. The digest is of the caller."""
+    return f"pb:codebuff-usage:{digest}:{month}"
+
+
+def codebuff_login(login_id: str) -> str:
+    """String: `Login` as JSON, a sign-in that a Codebuff CLI has begun. TTL 300 s. Owner: `codebuff_logins`."""
+    return f"pb:codebuff-login:{login_id}"
+
+
+def codebuff_login_tries(login_id: str) -> str:
+    """String: how many keys a browser has tried for a sign-in. TTL 300 s, renewed by every try. Owner:
+    `codebuff_logins`."""
+    return f"pb:codebuff-login-tries:{login_id}"
+
+
+def codebuff_login_token(login_id: str) -> str:
+    """String: what a sign-in has come to, sealed where it is a key, until its CLI takes it. TTL 300 s. Owner:
+    `codebuff_logins`."""
+    return f"pb:codebuff-login-token:{login_id}"
+
+
+def codebuff_logins_begun(digest: str, minute: int) -> str:
+    """String: how many sign-ins were begun from an address in a minute (since 1970). TTL 120 s. Owner:
+    `codebuff_logins`. The digest is of the address."""
+    return f"pb:codebuff-logins-begun:{digest}:{minute}"

@@ -66,6 +66,16 @@ EDGE_RESPONSES_NOT_KEPT = Counter(
     "patchbay_edge_responses_not_kept_total", "Responses that no later turn can go on from, by reason.", ["reason"]
 )
 EDGE_TOKENS = Counter("patchbay_edge_tokens_total", "Tokens used, by kind.", ["backend", "model", "kind"])
+CODEBUFF_TOKENS = Counter(
+    "patchbay_codebuff_tokens_total",
+    "Tokens that Codebuff's agents used in codebuff-ws, by caller and kind.",
+    ["key_id", "backend", "model", "kind"],
+)
+CODEBUFF_CREDITS = Counter(
+    "patchbay_codebuff_credits_total",
+    "What these cost, in credits, where the provider says so.",
+    ["key_id", "backend", "model"],
+)
 MODELS = BoundedLabel(200)
 REDIS_DOWN = Gauge("patchbay_redis_down", "1 while Redis cannot be reached from this process.")
 

@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+import structlog
+
 from patchbay.canonical import Chat, ChatEvent
+from patchbay.codebuff.usage import credits_of
 from patchbay.dispatch.attempts import Attempts
 from patchbay.dispatch.picking import Picker
 from patchbay.dispatch.routing import Router, Target
@@ -15,7 +18,10 @@ from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.connection import Client
 from patchbay.state.registry import Directory, WorkerRecord
+from patchbay.telemetry.meter import Meter
 from patchbay_proto.v1.provider_pb2 import Caller, ChatRequest, Credential
+
+log = structlog.get_logger(__name__)
 
 # Routes may be for Codebuff's agents alone, with this prefix.
 CODEBUFF_PREFIX = "/codebuff"
@@ -30,6 +36,7 @@ class Dispatch:
         self._connections = Connections()
         self._router = Router(settings.enabled_routes(), backends, settings.default_backend)
         self._attempts = Attempts(Picker(self._directory, self._connections), self._connections)
+        self._cost_margin = settings.codebuff.cost_margin
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -74,16 +81,33 @@ class Dispatch:
         # A session's name is the client's own choice: two callers that choose the same one must not meet.
         conversation = f"{len(caller.key_id)}:{caller.key_id}{session_id}" if session_id else ""
         opened = await self._attempts.open(targets, request_for, is_committed=lambda: False, conversation=conversation)
-        finished = False
+        meter = Meter()
         try:
             async with aclosing(opened.windows()) as windows:
                 async for events in windows:
+                    meter.see(events)
                     for event in events:
                         if event.HasField("error"):
                             raise PatchbayError(event.error)
-                        finished = finished or event.HasField("finished")
                     yield events
         finally:
             opened.call.close()
-        if not finished:
+            self._record(meter, opened.target, caller, request_id)
+        if not meter.finished:
             raise PatchbayError(make_error(UPSTREAM, "the model's answer ended before its end"))
+
+    def _record(self, meter: Meter, target: Target, caller: Caller, request_id: str) -> None:
+        """Counts an answer, whole or not, once: in the metrics and in the log, each with its caller."""
+        backend, model, key_id = target.backend.name, target.model, caller.key_id
+        cost = credits_of(meter.usage, self._cost_margin) or 0
+        meter.record_agent(backend, model, key_id=key_id, cost=cost)
+        log.info(
+            "agent_answer",
+            request_id=request_id,
+            key_id=key_id,
+            backend=backend,
+            model=model,
+            complete=meter.finished,
+            credits=cost,
+            **meter.counts(),
+        )

@@ -15,6 +15,7 @@ from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
 from patchbay.state.codebuff_sessions import CodebuffSessions
 from patchbay.state.codebuff_topics import Topics
+from patchbay.state.codebuff_usage import CodebuffUsage
 from patchbay.state.registry import Directory
 from patchbay.state.sealing import make_sealer
 from patchbay.telemetry import metrics
@@ -85,6 +86,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
                 timeout=timeout,
             ),
             topics=self.topics,
+            usage=CodebuffUsage(shared.redis, timeout=timeout),
             load=self,
             worker_id=shared.worker_id,
             capture=captures.open if captures is not None else lambda _: None,

@@ -20,6 +20,7 @@ from patchbay.dispatch.routing import Target
 from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
+from patchbay.telemetry.meter import Meter
 from patchbay_edge.codebuff.chat import CodebuffChat, DataPings
 from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
@@ -27,7 +28,6 @@ from patchbay_edge.reply import Reply
 from patchbay_edge.responses.compaction import CompactedWriter, SummaryEvents
 from patchbay_edge.responses.keeper import Keeper
 from patchbay_edge.responses.turns import Turn
-from patchbay_edge.usage import Meter
 from patchbay_proto.v1.provider_pb2 import ChatRequest, CountTokensRequest, Credential, NativeRequest
 
 log = structlog.get_logger(__name__)

@@ -193,9 +193,11 @@ class Connection:
 
     async def _init(self, action: JsonObject) -> None:
         project = read_project(action.get("fileContext"))
+        identity = self._known(action)
         if project is not None:
-            await self._memory.keep(project, self._known(action))
-        self._outbox.put_frame(wire.init_response(self._runner.used))
+            await self._memory.keep(project, identity)
+        used = self._runner.used if identity is None else await self._runner.usage(identity)
+        self._outbox.put_frame(wire.init_response(used))
 
     def _known(self, action: JsonObject) -> Identity | None:
         try:
@@ -255,7 +257,7 @@ class _Ask:
             timeout_seconds=self._parts.settings.codebuff.request_timeout_seconds,
             custom_tools=custom_tools(prompt.session_state),
             files=files,
-            on_cost=self._runner.spend,
+            on_cost=run.spend,
         )
         return prompt, client
 

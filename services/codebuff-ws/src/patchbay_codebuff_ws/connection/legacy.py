@@ -129,7 +129,7 @@ class LegacyProtocol:
             requests=self._requests,
             timeout_seconds=self._parts.settings.codebuff.request_timeout_seconds,
             files=files,
-            on_cost=self._runner.spend,
+            on_cost=run.spend,
             reading=self._reading,
             applied=applied,
             give_turn=give_turn,

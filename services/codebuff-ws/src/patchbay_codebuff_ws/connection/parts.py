@@ -11,6 +11,7 @@ from patchbay.settings import Settings
 from patchbay.state.admission import Admission
 from patchbay.state.codebuff_sessions import CodebuffSessions
 from patchbay.state.codebuff_topics import Topics
+from patchbay.state.codebuff_usage import CodebuffUsage
 from patchbay_codebuff_ws.ports import Loop
 
 
@@ -43,6 +44,7 @@ class Parts:
     admission: Admission
     sessions: CodebuffSessions
     topics: Topics
+    usage: CodebuffUsage
     load: Load
     worker_id: str
     capture: Callable[[str], Capture | None]

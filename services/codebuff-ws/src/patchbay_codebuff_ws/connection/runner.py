@@ -13,6 +13,7 @@ import structlog
 from patchbay.dispatch.callers import Identity
 from patchbay.errors import OVERLOADED, RATE_LIMITED, PatchbayError
 from patchbay.state.admission import Lease
+from patchbay.state.connection import RedisUnavailable
 from patchbay_codebuff_ws.connection.memory import Memory
 from patchbay_codebuff_ws.connection.outbox import Outbox
 from patchbay_codebuff_ws.connection.parts import Parts
@@ -47,7 +48,7 @@ class Ask(Protocol):
         """The frame that ends it when it cannot be run."""
 
     def usage(self, used: int) -> str | None:
-        """The frame that says what the socket's prompts have used; None: there is none."""
+        """The frame that says what the caller has used this month, in credits; None: there is none."""
 
 
 class Run:
@@ -56,12 +57,16 @@ class Run:
     Attributes:
         prompt_id: What the client calls it; another one, once it goes on after its client's turn.
         has_ended: Whether it has, in whatever way.
+        used: Its credits so far.
+        total: Those that its caller has used this month, as far as that is known.
     """
 
     def __init__(self, runner: Runner, prompt_id: str) -> None:
         self._runner = runner
         self.prompt_id = prompt_id
         self.has_ended = False
+        self.used = 0
+        self.total = runner.used
         self.client: RunningClient | None = None
         self.stop: Stop | None = None
 
@@ -69,6 +74,11 @@ class Run:
         self.stop = why
         if self.client is not None:
             self.client.cancel(why)
+
+    def spend(self, amount: int) -> None:
+        """Notes credits that were used."""
+        self.used += amount
+        self._runner.used += amount
 
     def suspend(self, text: str) -> None:
         """Gives the turn to the client with this frame: for the edge that is the prompt's end."""
@@ -118,8 +128,18 @@ class Runner:
         """Who asks. Raises PatchbayError."""
         return identify(self._parts.callers, self._headers, token)
 
-    def spend(self, amount: int) -> None:
-        self.used += amount
+    async def usage(self, identity: Identity, *, more: int = 0) -> int:
+        """The credits that a caller has used this month; those of this socket alone, if Redis cannot say.
+
+        Args:
+            more: Counted first.
+        """
+        try:
+            counted = self._parts.usage
+            return await (counted.add(identity.owner, more) if more else counted.total(identity.owner))
+        except RedisUnavailable as error:
+            log.warning("codebuff_usage_unknown", not_counted=more, error=str(error))
+            return self.used
 
     def begin(self, ask: Ask, frame: ClientFrame) -> None:
         """Begins a prompt. Said twice, it is still one, with one end."""
@@ -183,7 +203,7 @@ class Runner:
             outcome, ending = await self._answer(ask, run, request_id, again=again)
             if self._running.get(run.prompt_id) is run:
                 self.end(run.prompt_id, ending)
-                self._say_usage(ask)
+                self._say_usage(ask, run)
         finally:
             run.has_ended = True
             log.info(
@@ -209,7 +229,8 @@ class Runner:
             lease = await self._admit(identity, request_id, again=again)
             # Given back before the end is said: the next prompt may come at once.
             try:
-                self._say_usage(ask)
+                run.total = await self.usage(identity)
+                self._say_usage(ask, run)
                 return await self._run_admitted(ask, run, identity, request_id)
             finally:
                 await lease.release()
@@ -230,7 +251,12 @@ class Runner:
         run.client = client
         if run.stop is not None:
             client.cancel(run.stop)
-        outcome, ending = await run_to_end(self._parts.loop, prompt, client)
+        try:
+            outcome, ending = await run_to_end(self._parts.loop, prompt, client)
+        finally:
+            # Also of a prompt whose socket is gone.
+            if run.used:
+                run.total = await self.usage(identity, more=run.used)
         if self._running.get(run.prompt_id) is run:
             client.before_end()
         return outcome, ending
@@ -248,6 +274,6 @@ class Runner:
                     raise
                 await asyncio.sleep(error.error.retry_after or 1.0)
 
-    def _say_usage(self, ask: Ask) -> None:
-        if (text := ask.usage(self.used)) is not None:
+    def _say_usage(self, ask: Ask, run: Run) -> None:
+        if (text := ask.usage(run.total)) is not None:
             self._outbox.put_frame(text)

@@ -12,14 +12,12 @@ from typing import Any
 
 import msgspec
 
+from patchbay.codebuff.usage import usage_report
 from patchbay.dialects.surrogates import mend_text
 from patchbay_codebuff_ws.ports import JsonObject
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-# There is nothing to pay here, and clients warn of a small balance.
-_BALANCE = 1_000_000
 
 
 class Unreadable(Exception):
@@ -144,16 +142,12 @@ def prompt_error(prompt_id: str, message: str, *, error: str = "") -> str:
     return action(data)
 
 
-def _usage(used: int) -> JsonObject:
-    return {"usage": used, "remainingBalance": _BALANCE, "balanceBreakdown": {}, "next_quota_reset": None}
-
-
 def usage_response(used: int) -> str:
-    return action({"type": "usage-response", **_usage(used)})
+    return action({"type": "usage-response", **usage_report(used)})
 
 
 def init_response(used: int, message: str = "") -> str:
-    data: JsonObject = {"type": "init-response", **_usage(used)}
+    data: JsonObject = {"type": "init-response", **usage_report(used)}
     if message:
         data["message"] = message
     return action(data)

@@ -129,20 +129,6 @@ class Answer:
     def input_tokens(self) -> int:
         return self.usage.input_tokens + self.usage.cache_read_tokens + self.usage.cache_write_tokens
 
-    def dollars(self) -> float | None:
-        """What the call has cost, where the provider says so (OpenRouter's `usage.cost`, in US dollars)."""
-        for text in self.usage.extensions.values():
-            try:
-                extension = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                continue
-            cost = extension.get("cost") if isinstance(extension, dict) else None
-            if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0:
-                details = extension.get("cost_details")
-                upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
-                return cost + (upstream if isinstance(upstream, int | float) and upstream > 0 else 0)
-        return None
-
 
 def _begun(start: BlockStart) -> Piece:
     match start.WhichOneof("kind"):

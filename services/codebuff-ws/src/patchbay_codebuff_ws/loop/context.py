@@ -12,6 +12,7 @@ import structlog
 
 from patchbay.canonical import Chat, ChatEvent
 from patchbay.codebuff.models import choose_model
+from patchbay.codebuff.usage import credits_of
 from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
@@ -129,8 +130,7 @@ class Context:
 
     def cost(self, answer: Answer) -> int | None:
         """What an answer has cost, in credits of a US cent; None when nobody says."""
-        dollars = answer.dollars()
-        return None if dollars is None else round(dollars * 100 * (1 + self.settings.cost_margin))
+        return credits_of(answer.usage, self.settings.cost_margin)
 
 
 async def _show(answer: Answer, output: Output, *, thoughts: bool, over: bool = False) -> None:

@@ -11,10 +11,14 @@ _KINDS = frozenset({"input_tokens", "cache_read_tokens", "cache_write_tokens", "
 
 
 class Meter:
-    """Reads usage out of an answer's events; the last value of each field wins."""
+    """Reads usage out of an answer's events; the last value of each field wins.
+
+    Attributes:
+        usage: What was said so far.
+    """
 
     def __init__(self) -> None:
-        self._usage = Usage()
+        self.usage = Usage()
         self.finished = False
         self.failed = False
 
@@ -22,17 +26,24 @@ class Meter:
         for event in events:
             kind = event.WhichOneof("event")
             if kind == "usage":
-                self._usage.MergeFrom(event.usage)
+                self.usage.MergeFrom(event.usage)
             elif kind == "finished":
                 self.finished = True
             elif kind == "error":
                 self.failed = True
 
     def counts(self) -> dict[str, int]:
-        """The tokens by kind, as far as the upstream said."""
-        return {field.name: value for field, value in self._usage.ListFields() if field.name in _KINDS}
+        """The tokens by kind (`input_tokens`, ...), as far as the upstream said."""
+        return {field.name: value for field, value in self.usage.ListFields() if field.name in _KINDS}
 
     def record(self, backend: str, model: str) -> None:
-        """Adds the tokens to the metrics."""
+        """Adds the tokens of a client's request to the metrics."""
         for kind, tokens in self.counts().items():
             metrics.EDGE_TOKENS.labels(backend, metrics.MODELS.label(model), kind.removesuffix("_tokens")).inc(tokens)
+
+    def record_agent(self, backend: str, model: str, *, key_id: str, cost: int) -> None:
+        """Adds the tokens of a Codebuff agent's request to the metrics, and its cost in credits."""
+        labels = (key_id, backend, metrics.MODELS.label(model))
+        for kind, tokens in self.counts().items():
+            metrics.CODEBUFF_TOKENS.labels(*labels, kind.removesuffix("_tokens")).inc(tokens)
+        metrics.CODEBUFF_CREDITS.labels(*labels).inc(cost)
