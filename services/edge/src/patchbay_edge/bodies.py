@@ -10,7 +10,7 @@ from fastapi import Request
 
 from patchbay.errors import REQUEST_TOO_LARGE, InvalidRequest, PatchbayError, make_error
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T")
 
 _MAX_BYTES = 64 * 1024
 _FIELD = re.compile(r"field `([^`]+)`|at `\$\.([^`]+)`")
@@ -22,11 +22,29 @@ async def read_body(request: Request, shape: type[T]) -> T:
     Raises:
         PatchbayError: INVALID_REQUEST that names the field at fault, REQUEST_TOO_LARGE.
     """
+    return read_json(await read_bytes(request), shape)
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The request's body.
+
+    Raises:
+        PatchbayError: REQUEST_TOO_LARGE.
+    """
     body = b""
     async for piece in request.stream():
         body += piece
         if len(body) > _MAX_BYTES:
             raise PatchbayError(make_error(REQUEST_TOO_LARGE, f"the request body is larger than {_MAX_BYTES} bytes"))
+    return body
+
+
+def read_json(body: bytes, shape: type[T]) -> T:
+    """A body, of the given shape.
+
+    Raises:
+        InvalidRequest: It names the field at fault.
+    """
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

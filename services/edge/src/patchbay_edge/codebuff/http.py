@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
@@ -15,12 +16,19 @@ from patchbay.dispatch.callers import Identity
 from patchbay.errors import NOT_FOUND, REQUEST_TOO_LARGE, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings.codebuff import CodebuffSearch
 from patchbay.state.codebuff_runs import Run, Status, cancellation
+from patchbay.state.codebuff_usage import CodebuffUsage
 from patchbay.state.connection import RedisUnavailable
 from patchbay_edge.bodies import read_body
+from patchbay_edge.codebuff.cli import cli_router
+from patchbay_edge.codebuff.identity import identify, known_user
+from patchbay_edge.codebuff.login import login_router
+from patchbay_edge.codebuff.topics import topics_router
 from patchbay_edge.operators import is_operator
 
 if TYPE_CHECKING:
     from patchbay_edge.app import Edge
+
+log = structlog.get_logger(__name__)
 
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 4
@@ -82,6 +90,9 @@ def codebuff_router(edge: Edge) -> APIRouter:
     router.post("/api/v1/web-search")(api.web_search)
     router.post("/api/v1/docs-search")(api.docs_search)
     router.get("/v1/codebuff/runs/{run_id}")(api.show)
+    router.include_router(cli_router(edge))
+    router.include_router(login_router(edge))
+    router.include_router(topics_router(edge))
     return router
 
 
@@ -89,13 +100,14 @@ class _Api:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._runs = edge.codebuff_runs
+        self._usage = CodebuffUsage(edge.redis, timeout=edge.settings.redis.timeout_seconds)
 
     async def health(self) -> dict[str, str]:
         return {"status": "ok"}
 
     async def me(self, request: Request, fields: str = "id") -> dict[str, str | None]:
         identity = self._identify(request)
-        known: dict[str, str | None] = {"id": identity.caller.key_id or "local"}
+        known = known_user(identity.caller)
         return {name: known.get(name) for name in fields.split(",") if name}
 
     async def agent(self, request: Request, publisher: str, agent_id: str, version: str) -> dict[str, object]:
@@ -122,7 +134,11 @@ class _Api:
             return {"runId": run_id}
         if not body.run_id:
             raise InvalidRequest("runId: Field required", "runId")
-        if await self._own_run(identity, body.run_id) is not None:
+        run = await self._own_run(identity, body.run_id)
+        if run is not None:
+            # Told again, its end counts once. The agents that it started tell of their own.
+            if run.end is None:
+                await self._count(identity, round(body.direct_credits))
             await self._runs.finish(
                 body.run_id,
                 status=body.status,
@@ -134,6 +150,14 @@ class _Api:
         if body.status == "cancelled":
             await self._cancel(identity.owner, body.run_id)
         return {"success": True}
+
+    async def _count(self, identity: Identity, used: int) -> None:
+        if used <= 0:
+            return
+        try:
+            await self._usage.add(identity.owner, used)
+        except RedisUnavailable as error:
+            log.warning("codebuff_usage_not_counted", credits=used, error=str(error))
 
     async def _cancel(self, owner: str, run_id: str) -> None:
         self._edge.codebuff_chats.cancel(cancellation(owner, run_id))
@@ -223,11 +247,7 @@ class _Api:
         return JSONResponse(found)
 
     def _identify(self, request: Request) -> Identity:
-        headers = request.headers
-        own = headers.get("x-codebuff-api-key", "")
-        if own and "authorization" not in headers:
-            return self._edge.callers.identify({**headers, "authorization": f"Bearer {own}"})
-        return self._edge.callers.identify(headers)
+        return identify(self._edge.callers, request.headers)
 
 
 def _tokens(value: object) -> int:
