@@ -124,7 +124,7 @@ async def test_logging_out_ends_what_is_under_way(start_edge: StartEdge) -> None
         assert (await edge.client.post(path, data={"key": KEY})).status_code == 200
         ids = {name: begun[name] for name in ("fingerprintId", "fingerprintHash")}
         # Another client's logout does nothing to this one.
-        for fields in ({**ids, "fingerprintHash": "0"}, {"authToken": KEY}):
+        for fields in ({**ids, "fingerprintHash": "0"}, {"authToken": KEY}, {**ids, "fingerprintHash": None}):
             assert (await edge.client.post("/api/auth/cli/logout", json=fields)).json() == {"success": True}
         assert (await edge.client.get(path)).status_code == 200
         logout = {"authToken": KEY, "userId": "k1", **ids}
@@ -166,14 +166,14 @@ async def test_where_the_page_is(start_edge: StartEdge) -> None:
 
 
 async def test_sign_ins_are_limited_and_need_redis(start_edge: StartEdge) -> None:
-    async with start_edge(redis={"timeout_seconds": 5}) as edge:
+    async with start_edge() as edge:
         begun = await begin(edge.client)
         codes = [
             (await edge.client.post("/api/auth/cli/code", json={"fingerprintId": "f"})).status_code
-            for _ in range(MOST_PER_MINUTE)
+            # The minute may end within.
+            for _ in range(2 * MOST_PER_MINUTE)
         ]
-        # The minute may end within.
-        assert codes.count(429) >= 1 or codes == [200] * MOST_PER_MINUTE
+        assert set(codes) == {200, 429}
         name = f"pb:codebuff-login-token:{begun['loginUrl'][-34:]}"
         await edge.edge.redis.execute_command("SADD", name, "what no command here takes")
         assert (await status(edge.client, begun)).status_code == 503

@@ -50,8 +50,8 @@ class _Begin(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _End(msgspec.Struct, frozen=True, rename="camel"):
-    fingerprint_id: str = ""
-    fingerprint_hash: str = ""
+    fingerprint_id: str | None = None
+    fingerprint_hash: str | None = None
 
 
 def login_router(edge: Edge) -> APIRouter:
@@ -112,7 +112,7 @@ class _Logins:
     async def end(self, request: Request) -> dict[str, bool]:
         body = await read_body(request, _End)
         with _redis_answers():
-            await self._logins.end(body.fingerprint_id, body.fingerprint_hash)
+            await self._logins.end(body.fingerprint_id or "", body.fingerprint_hash or "")
         return {"success": True}
 
     async def show(self, login_id: str) -> Response:
