@@ -1,0 +1,455 @@
+"""The real SDK of Codebuff that speaks over a WebSocket, with the stand-in as the model behind every kind of backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from codebuff_clients import Program, Run
+from websockets.sync.client import connect
+
+from patchbay.testing.cluster import Cluster
+from patchbay.testing.eventually import wait_until
+from patchbay.testing.valkey import ValkeyProcess
+from patchbay_standin import Account, Script, Text, Thinking, ToolCall
+from patchbay_standin.script import Block
+from patchbay_standin.testing import StandinProcess
+
+Json = dict[str, Any]
+
+KEY = "pb-codebuff-key"
+BACKENDS = ("local", "anthropic", "cli", "chatgpt")
+KINDS = ("codebuff-ws", "openai-worker", "claude-worker", "codex-worker")
+
+
+@dataclass
+class World:
+    """A Patchbay, its models, and a client in a project."""
+
+    upstream: StandinProcess
+    cluster: Cluster
+    program: Program
+
+    @property
+    def project(self) -> Path:
+        return self.program.project
+
+    def model(self, name: str, *turns: Sequence[Block] | str | Script, backend: str = "local") -> str:
+        """A model that answers so, one turn after another."""
+        attempts = [
+            turn if isinstance(turn, Script) else Script(text=turn) if isinstance(turn, str) else Script(blocks=[*turn])
+            for turn in turns
+        ]
+        return f"{backend}/{self.upstream.script(name, Script(attempts=attempts))}"
+
+    def run(
+        self,
+        name: str,
+        *turns: Sequence[Block] | str | Script,
+        tools: Sequence[str] = (),
+        prompt: str = "Go",
+        fields: Json | None = None,
+        **options: object,
+    ) -> Run:
+        """A run of an agent `name` whose model, of the same name, answers so."""
+        return self.start(name, *turns, tools=tools, prompt=prompt, fields=fields, **options).wait()
+
+    def start(
+        self,
+        name: str,
+        *turns: Sequence[Block] | str | Script,
+        tools: Sequence[str] = (),
+        prompt: str = "Go",
+        fields: Json | None = None,
+        program: Program | None = None,
+        **options: object,
+    ) -> Run:
+        """Begins one."""
+        definition = agent(name, self.model(name, *turns), tools, **(fields or {}))
+        return (program or self.program).start(definition, prompt, **options)
+
+    def asked(self, name: str) -> list[Json]:
+        """The bodies of what a model was asked."""
+        found = [record.body for record in self.upstream.requests() if record.model == name]
+        return [body for body in found if isinstance(body, dict)]
+
+
+def agent(name: str, model: str, tools: Sequence[str] = (), **fields: object) -> Json:
+    """An agent as a user of the SDK defines it."""
+    return {"id": name, "displayName": name.title(), "model": model, "toolNames": [*tools], **fields}
+
+
+def call(name: str, **given: Any) -> ToolCall:
+    return ToolCall(name=name, input=given)
+
+
+def told(body: Json) -> list[Any]:
+    """The results of tools in a request, oldest first."""
+    return [message["content"] for message in body["messages"] if message["role"] == "tool"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    project = tmp_path_factory.mktemp("project")
+    (project / "src").mkdir()
+    (project / "src" / "hello.py").write_text("def hello():\n    return 'hello'\n")
+    (project / "knowledge.md").write_text("The project greets people.\n")
+    with StandinProcess() as upstream, ValkeyProcess() as valkey:
+        home = tmp_path_factory.mktemp("home")
+        upstream.account("work", Account())
+        (home / "auth.json").write_text(json.dumps(upstream.sign_in("work").auth_json()))
+        steered = {f"{kind}-{name}": f"{name}/{kind}-{name}" for kind in ("core", "form") for name in BACKENDS}
+        config: Json = {
+            "security": {"require_api_key": True, "api_keys": [{"key": KEY, "id": "house"}]},
+            "codebuff": {"request_timeout_seconds": 3.0, "models": {"agents": {"base": "local/base", **steered}}},
+            "backends": {
+                "default_backend": "local",
+                "local": {"kind": "openai-compatible", "base_url": f"{upstream.url}/v1", "api_key": "none"},
+                "anthropic": {"base_url": upstream.url, "api_key": "sk-ant-made-up"},
+                "cli": {
+                    "kind": "claude-cli",
+                    "base_url": upstream.url,
+                    "api_key": "sk-ant-made-up",
+                    "pool": {"min_spare": 1, "max_processes": 3},
+                },
+                "chatgpt": {
+                    "kind": "codex",
+                    "credentials": "signed_in",
+                    "base_url": f"{upstream.url}/backend-api",
+                    "oauth_issuer": upstream.url,
+                    "codex_home": str(home),
+                },
+            },
+        }
+        log = tmp_path_factory.mktemp("client") / "errors.log"
+        with (
+            Cluster(config, redis_url=valkey.url, kinds=KINDS) as cluster,
+            Program(cluster.url, project, log, key=KEY) as program,
+        ):
+            yield World(upstream, cluster, program)
+
+
+def test_a_text_comes_whole_as_chunks_and_as_an_event(world: World) -> None:
+    text = "Grüß Gott, 👩\u200d👩\u200d👧!\n\nFine  words, <b>and</b> more.\n"
+    turn = Script(blocks=[Thinking(text="Hm. Well."), Text(text=text)], delta_delay_ms=30)
+    run = world.run("talker", turn, prompt="Say something")
+    assert run.text == text
+    assert len(run.chunks) > 3
+    assert run.texts == [text]
+    assert run.output == {"type": "lastMessage", "value": text}
+    start, *_, finish = run.events
+    assert start == {"type": "start", "agentId": "talker", "messageHistoryLength": 0}
+    assert finish == {"type": "finish", "agentId": "talker", "totalCost": 0}
+    assert not run.of("error")
+    (asked,) = world.asked("talker")
+    assert "Say something" in json.dumps(asked["messages"])
+
+
+def test_files(world: World) -> None:
+    (world.project / "old.txt").write_bytes(b"one\r\ntwo\r\nthree\r\n")
+    run = world.run(
+        "editor",
+        [Text(text="Reading."), call("read_files", paths=["src/hello.py", "none.txt", "src", "../other.txt"])],
+        [
+            Text(text="Writing."),
+            call("write_file", path="deep/er/new.txt", instructions="Create.", content="new\n"),
+            call("write_file", path="src/hello.py", instructions="Replace.", content="def hello(): ...\n"),
+            call("str_replace", path="old.txt", replacements=[{"old": "two", "new": "2"}]),
+            call("str_replace", path="old.txt", replacements=[{"old": "three", "new": "3"}, {"old": "x", "new": "y"}]),
+            call("str_replace", path="none.txt", replacements=[{"old": "x", "new": "y"}]),
+            call("write_file", path="src", instructions="Is a directory.", content="x"),
+        ],
+        "Done.",
+        tools=["read_files", "write_file", "str_replace"],
+    )
+    assert (world.project / "deep/er/new.txt").read_text() == "new\n"
+    assert (world.project / "src/hello.py").read_text() == "def hello(): ...\n"
+    assert (world.project / "old.txt").read_bytes() == b"one\r\n2\r\n3\r\n"
+    assert not (world.project / "none.txt").exists()
+    assert run.outputs("read_files") == [
+        [
+            {"path": "src/hello.py", "content": "def hello():\n    return 'hello'\n"},
+            {"path": "none.txt", "content": "[FILE_DOES_NOT_EXIST]"},
+            {"path": "src", "content": "[FILE_READ_ERROR]"},
+            {"path": "../other.txt", "content": "[FILE_OUTSIDE_PROJECT]"},
+        ]
+    ]
+    created, updated, directory = run.outputs("write_file")
+    assert (created["message"], updated["message"]) == ("Created new file", "Updated file")
+    assert "+def hello(): ..." in updated["unifiedDiff"]
+    assert "[FILE_READ_ERROR]" in directory["errorMessage"]
+    first, second, missing = run.outputs("str_replace")
+    assert first["message"] == "Updated file"
+    assert 'The old string "x" was not found' in second["message"]
+    assert missing["errorMessage"]
+    assert run.text == "Reading.Writing.Done."
+    assert run.texts == ["Reading.", "Writing.", "Done."]
+    *_, last = world.asked("editor")
+    outputs = [event["output"][0]["value"] for event in run.of("tool_result")]
+    assert [json.loads(text) for text in told(last)] == outputs
+
+
+def test_commands(world: World) -> None:
+    run = world.run(
+        "runner",
+        [call("run_terminal_command", command="echo out; echo err >&2; touch touched; exit 3")],
+        [
+            call("run_terminal_command", command="pwd", cwd="src"),
+            call("run_terminal_command", command="sleep 30", timeout_seconds=0.5),
+            call("run_terminal_command", command="sleep 30", process_type="BACKGROUND"),
+        ],
+        "Done.",
+        tools=["run_terminal_command"],
+    )
+    assert (world.project / "touched").exists()
+    failed, where, late, background = run.outputs("run_terminal_command")
+    assert (failed["stdout"], failed["stderr"], failed["exitCode"]) == ("out\n", "err\n", 3)
+    assert where["stdout"] == f"{world.project}/src\n"
+    assert late == {"errorMessage": "Command timed out after 0.5 seconds"}
+    assert "not implemented" in background["errorMessage"]
+    *_, last = world.asked("runner")
+    assert [json.loads(text) for text in told(last)] == [failed, where, late, background]
+
+
+def test_the_other_tools_of_the_client(world: World) -> None:
+    (world.project / "bye.py").write_text("def bye(): ...\n")
+    tools = ["code_search", "run_file_change_hooks", "create_plan", "browser_logs", "find_files"]
+    run = world.run(
+        "helper",
+        [
+            call("code_search", pattern="def b.e", flags="-g *.py"),
+            call("run_file_change_hooks", files=["bye.py"]),
+            call("create_plan", path="plan.md", plan="# Plan\n"),
+            call("browser_logs", type="navigate", url="http://127.0.0.1:9/"),
+            call("find_files", prompt="farewells"),
+        ],
+        # What `find_files` asks the model.
+        "- `bye.py`\nnone.py",
+        "Done.",
+        tools=tools,
+    )
+    (searched,), (hooks,), (plan,), (browser,), (found,) = map(run.outputs, tools)
+    assert searched["stdout"] == "./bye.py:def bye(): ...\n"
+    assert "not supported" in hooks["message"]
+    assert plan["message"] == "Created new file"
+    assert (world.project / "plan.md").read_text() == "# Plan\n"
+    assert "not implemented" in browser["errorMessage"]
+    assert found == [{"path": "bye.py", "content": "def bye(): ...\n"}]
+    _, finding, last = world.asked("helper")
+    assert "bye.py" in json.dumps(finding["messages"])
+    assert [json.loads(text) for text in told(last)] == [searched, hooks, plan, browser, found]
+
+
+def test_custom_tools(world: World) -> None:
+    run = world.run(
+        "counter",
+        [call("add", a="one", b=2), call("add", a=1), call("no_such_tool"), ToolCall(name="add", arguments='{"a": ')],
+        [call("add", a=1, b=2.5), call("photograph")],
+        "Done.",
+        tools=["add", "photograph"],
+        customTools=["add", "photograph"],
+    )
+    # What was wrong has not got to the client.
+    assert run.tools == [{"name": "add", "input": {"a": 1, "b": 2.5}}, {"name": "photograph", "input": {}}]
+    first, second, last = world.asked("counter")
+    (offered,) = (tool["function"] for tool in first["tools"] if tool["function"]["name"] == "add")
+    assert offered["parameters"]["required"] == ["a", "b"]
+    assert "Adds two numbers." in offered["description"]
+    for problem, text in zip(("'one'", "'b'", "does not exist", "no JSON"), told(second), strict=True):
+        assert problem in json.loads(text)["errorMessage"]
+    assert json.loads(told(last)[4]) == {"sum": 3.5}
+    assert "data:image/png;base64,iVBORw0KGgo" in json.dumps(last["messages"])
+    assert run.output["value"] == "Done."
+
+
+def test_replaced_tools(world: World) -> None:
+    parts = [{"type": "json", "value": {"stdout": "from elsewhere"}}]
+    run = world.run(
+        "elsewhere",
+        [
+            call("read_files", paths=["a.txt"]),
+            call("str_replace", path="a.txt", replacements=[{"old": "theirs", "new": "ours"}]),
+            call("run_terminal_command", command="touch never"),
+            call("browser_logs", type="navigate", url="http://127.0.0.1:9/"),
+        ],
+        "Done.",
+        tools=["read_files", "str_replace", "run_terminal_command", "browser_logs"],
+        overrides={
+            "read_files": {"returns": {"a.txt": "it is theirs"}},
+            "write_file": {"returns": [{"type": "json", "value": {"file": "a.txt", "message": "Noted"}}]},
+            "run_terminal_command": {"returns": parts},
+            "browser_logs": {"throws": "no browser today"},
+        },
+    )
+    assert run.outputs("read_files") == [[{"path": "a.txt", "content": "it is theirs\n"}]]
+    assert run.outputs("str_replace") == [{"file": "a.txt", "message": "Noted"}]
+    assert run.outputs("run_terminal_command") == [parts[0]["value"]]
+    assert run.outputs("browser_logs") == [{"errorMessage": "no browser today"}]
+    (written,) = (tool["input"] for tool in run.tools if tool["name"] == "write_file")
+    assert written == {"type": "file", "path": "a.txt", "content": "it is ours"}
+    assert not (world.project / "never").exists()
+    assert not (world.project / "a.txt").exists()
+
+
+def test_one_turn_after_another(world: World) -> None:
+    (world.project / "shared.txt").write_text("before\n")
+    turns = ([call("read_files", paths=["shared.txt"])], "The word is plum.", "It was plum.", "Still plum.")
+    first = world.run("rememberer", *turns, tools=["read_files"], prompt="Pick a word", params={"length": 4})
+    (world.project / "shared.txt").write_text("after\n")
+    second = world.program.run("rememberer", "Which word?", previousRun=first.result)
+    third = world.program.run("rememberer", "And now?", previousRun=second.result)
+    assert second.output["value"] == "It was plum."
+    assert second.of("start")[0]["messageHistoryLength"] == len(first.history)
+    assert third.output["value"] == "Still plum."
+    *_, asked_second, asked_third = world.asked("rememberer")
+    written = json.dumps(asked_third["messages"])
+    for earlier in ("Pick a word", "length", "before", "The word is plum.", "Which word?", "It was plum.", "And now?"):
+        assert written.count(earlier) == 1, earlier
+    # What others have changed since is told once.
+    assert json.dumps(asked_second["messages"]).count("after") == written.count("after") == 1
+    # The earlier prompts are the beginning of the later ones, so that providers need not read them again.
+    common = asked_second["messages"][:4]
+    assert asked_third["messages"][: len(common)] == common
+
+
+def test_agents_that_are_there_for_everyone(world: World) -> None:
+    world.model("base", "Good day.")
+    run = world.program.run("base", "Who are you?")
+    shell = world.program.run("base", "!echo directly")
+    assert run.output["value"] == "Good day."
+    (asked,) = world.asked("base")
+    system = json.dumps(asked["messages"][0])
+    assert "The project greets people." in system
+    assert "hello.py" in system
+    assert str(world.project) in system
+    (value,) = (part["value"] for part in shell.output["value"])
+    assert value["stdout"] == "directly\n"
+
+
+def test_agents_side_by_side(world: World) -> None:
+    workers = [
+        agent(f"side-{name}", world.model(f"side-{name}", f"I am {name}."), inputSchema={"params": {"type": "object"}})
+        for name in ("one", "two")
+    ]
+    run = world.run(
+        "side-parent",
+        [
+            Text(text="Asking."),
+            call(
+                "spawn_agents",
+                agents=[
+                    {"agent_type": "side-one", "prompt": "Who?"},
+                    {"agent_type": "side-two", "prompt": "Who?", "params": {"deep": True}},
+                    {"agent_type": "stranger"},
+                ],
+            ),
+        ],
+        "Both said so.",
+        tools=["spawn_agents"],
+        fields={"spawnableAgents": ["side-one", "side-two"]},
+        agentDefinitions=workers,
+    )
+    started = run.of("subagent_start")
+    assert sorted((event["displayName"], event["onlyChild"]) for event in started) == [
+        ("Side-One", False),
+        ("Side-Two", False),
+    ]
+    assert {event["agentId"] for event in started} == {event["agentId"] for event in run.of("subagent_finish")}
+    one, two, stranger = run.outputs("spawn_agents")[0]
+    assert one["value"] == {"type": "lastMessage", "value": "I am one."}
+    assert two["value"] == {"type": "lastMessage", "value": "I am two."}
+    assert "stranger" in stranger["value"]["errorMessage"]
+    # Their words are not those of the agent that the user has asked.
+    assert run.text == "Asking.Both said so."
+    assert run.texts == ["Asking.", "Both said so."]
+
+
+def test_an_agent_alone_and_one_on_the_same_conversation(world: World) -> None:
+    only = agent("only-child", world.model("only-child", "Alone."))
+    inline = agent("inline-child", world.model("inline-child", "Here too."))
+    run = world.run(
+        "whole-parent",
+        [call("spawn_agents", agents=[{"agent_type": "only-child", "prompt": "Speak"}])],
+        [call("spawn_agent_inline", agent_type="inline-child", prompt="Go on here")],
+        "Done.",
+        tools=["spawn_agents", "spawn_agent_inline"],
+        fields={"spawnableAgents": ["only-child", "inline-child"]},
+        agentDefinitions=[only, inline],
+        prompt="Begin",
+    )
+    assert [(event["displayName"], event["onlyChild"]) for event in run.of("subagent_start")] == [
+        ("Only-Child", True),
+        ("Inline-Child", True),
+    ]
+    assert run.text.count("Alone.") == run.text.count("Here too.") == 1
+    assert run.texts == ["Alone.", "Here too.", "Done."]
+    (asked,) = world.asked("inline-child")
+    assert "Begin" in json.dumps(asked["messages"])
+    *_, last = world.asked("whole-parent")
+    assert "Here too." in json.dumps(last["messages"])
+    assert run.output["value"] == "Done."
+
+
+def test_an_agent_beside_another(world: World) -> None:
+    beside = agent("beside-child", world.model("beside-child", Script(text="I was slow.", first_byte_delay_ms=300)))
+    run = world.run(
+        "beside-parent",
+        [call("spawn_agents_async", agents=[{"agent_type": "beside-child", "prompt": "Take your time"}])],
+        "Meanwhile.",
+        "It has come.",
+        tools=["spawn_agents", "spawn_agents_async"],
+        fields={"spawnableAgents": ["beside-child"]},
+        agentDefinitions=[beside],
+    )
+    assert run.outputs("spawn_agents_async")[0][0]["success"] is True
+    *_, last = world.asked("beside-parent")
+    assert "I was slow." in json.dumps(last["messages"])
+    assert run.output["value"] == "It has come."
+    kinds = [event["type"] for event in run.events]
+    assert kinds.index("tool_result") < kinds.index("subagent_finish")
+
+
+FORM: Json = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "degrees": {"type": "number"}},
+    "required": ["city", "degrees"],
+}
+
+
+def test_an_output_with_a_form(world: World) -> None:
+    run = world.run(
+        "former",
+        [call("set_output", city="Lisbon", degrees="many")],
+        "I have not done it.",
+        [call("set_output", city="Lisbon", degrees=21)],
+        tools=["set_output"],
+        fields={"outputMode": "structured_output", "outputSchema": FORM},
+    )
+    assert run.output == {"type": "structuredOutput", "value": {"city": "Lisbon", "degrees": 21}}
+    _, second, third = world.asked("former")
+    assert "'many'" in json.loads(told(second)[0])["errorMessage"]
+    assert "set_output" in json.dumps(third["messages"][-1])
+
+
+def test_every_message(world: World) -> None:
+    fields = {"outputMode": "all_messages"}
+    run = world.run("witness", [call("add", a=1, b=1)], "2", tools=["add"], fields=fields, customTools=["add"])
+    assert run.output["type"] == "allMessages"
+    assert [message["role"] for message in run.output["value"]] == ["assistant", "tool", "assistant"]
+
+
+def test_the_steps_end(world: World) -> None:
+    run = world.run(
+        "stepper", [Text(text="More."), call("add", a=1, b=1)], tools=["add"], customTools=["add"], maxAgentSteps=2
+    )
+    assert len(world.asked("stepper")) == len(run.tools) == 2
+    assert run.text.startswith("More.More.")
+    assert "pause here" in run.text
+    assert run.text == "".join(run.texts)
+    again = world.program.run("stepper", "continue", previousRun=run.result, customTools=["add"], maxAgentSteps=1)
+    assert len(world.asked("stepper")) == 3
+    assert again.output["type"] == "lastMessage"
