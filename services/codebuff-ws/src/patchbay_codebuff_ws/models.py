@@ -86,8 +86,10 @@ class Dispatch:
             async with aclosing(opened.windows()) as windows:
                 async for events in windows:
                     meter.see(events)
-                    for event in events:
+                    for number, event in enumerate(events):
                         if event.HasField("error"):
+                            # What came before it in the same group has come as well.
+                            yield events[:number]
                             raise PatchbayError(event.error)
                     yield events
         finally:
