@@ -60,7 +60,7 @@ def _clients(tool: Tool) -> Handler:
 
     async def run(agent: Agent, given: JsonObject) -> list[Part]:
         return await agent.context.client.call_tool(
-            name, given, user_input_id=agent.user_input_id, timeout_seconds=_CLIENT_SECONDS, mcp_config=tool.mcp
+            name, given, user_input_id=agent.user_input_id, timeout_seconds=_seconds(given), mcp_config=tool.mcp
         )
 
     return run
@@ -68,6 +68,14 @@ def _clients(tool: Tool) -> Handler:
 
 async def _client(agent: Agent, name: str, wire: JsonObject, *, seconds: float | None = _CLIENT_SECONDS) -> list[Part]:
     return await agent.context.client.call_tool(name, wire, user_input_id=agent.user_input_id, timeout_seconds=seconds)
+
+
+def _seconds(given: JsonObject) -> float | None:
+    """How long the client may take for a tool, which its input may say, also that of a custom tool; None: for ever."""
+    seconds = given.get("timeout_seconds")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        return _CLIENT_SECONDS
+    return None if seconds < 0 else float(seconds)
 
 
 def _only(given: JsonObject, *names: str) -> JsonObject:
@@ -139,16 +147,15 @@ async def _create_plan(agent: Agent, given: JsonObject) -> list[Part]:
 
 
 async def _run_terminal_command(agent: Agent, given: JsonObject) -> list[Part]:
-    seconds = given.get("timeout_seconds")
-    seconds = _CLIENT_SECONDS if seconds is None else seconds
+    seconds = _seconds(given)
     wire: JsonObject = {
         "command": given["command"],
         "mode": "assistant",
         "process_type": given.get("process_type") or "SYNC",
-        "timeout_seconds": seconds,
+        "timeout_seconds": -1 if seconds is None else seconds,
         **_only(given, "cwd"),
     }
-    return await _client(agent, "run_terminal_command", wire, seconds=None if seconds < 0 else float(seconds))
+    return await _client(agent, "run_terminal_command", wire, seconds=seconds)
 
 
 async def _code_search(agent: Agent, given: JsonObject) -> list[Part]:
