@@ -13,6 +13,7 @@ import structlog
 from patchbay.canonical import Chat, ChatEvent
 from patchbay.codebuff.models import choose_model
 from patchbay.codebuff.usage import credits_of
+from patchbay.errors import PatchbayError
 from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
@@ -119,12 +120,18 @@ class Context:
             session_id=session_id,
             credential=self.prompt.credential,
         )
-        async with aclosing(_until_cancelled(stream, self.client)) as windows:
-            async for events in windows:
-                for event in events:
-                    answer.feed(event)
-                if output is not None:
-                    await _show(answer, output, thoughts=thoughts)
+        try:
+            async with aclosing(_until_cancelled(stream, self.client)) as windows:
+                async for events in windows:
+                    for event in events:
+                        answer.feed(event)
+                    if output is not None:
+                        await _show(answer, output, thoughts=thoughts)
+        except PatchbayError:
+            # A text that broke off is over as well.
+            if output is not None:
+                await _show(answer, output, thoughts=thoughts, over=True)
+            raise
         if output is not None:
             await _show(answer, output, thoughts=thoughts, over=True)
 
@@ -148,7 +155,7 @@ async def _until_cancelled(
 ) -> AsyncGenerator[Sequence[ChatEvent], None]:
     """The windows of a stream, which is closed when the user cancels, also while it is silent."""
     async with aclosing(stream):
-        while (events := await unless_cancelled(client, anext(stream, None))) is not None:
+        while (events := await unless_cancelled(client, anext(stream, None))) is not None and not client.cancelled:
             yield events
 
 
