@@ -1,4 +1,4 @@
-"""The real SDK of Codebuff that speaks over a WebSocket, with the stand-in as the model behind every kind of backend."""
+"""The real SDK of Codebuff that speaks over a WebSocket; the model is the stand-in, behind every kind of backend."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from codebuff_clients import Program, Run
 from websockets.sync.client import connect
 
 from patchbay.testing.cluster import Cluster
-from patchbay.testing.eventually import wait_until
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay_standin import Account, Script, Text, Thinking, ToolCall
+from patchbay_standin import Account, ErrorEvent, ErrorReply, Script, Text, Thinking, ToolCall
+from patchbay_standin.records import RecordedRequest
 from patchbay_standin.script import Block
 from patchbay_standin.testing import StandinProcess
 
@@ -114,7 +114,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     "kind": "claude-cli",
                     "base_url": upstream.url,
                     "api_key": "sk-ant-made-up",
-                    "pool": {"min_spare": 1, "max_processes": 3},
+                    "pool": {"min_spare": 2, "max_processes": 4},
                 },
                 "chatgpt": {
                     "kind": "codex",
@@ -453,3 +453,179 @@ def test_the_steps_end(world: World) -> None:
     again = world.program.run("stepper", "continue", previousRun=run.result, customTools=["add"], maxAgentSteps=1)
     assert len(world.asked("stepper")) == 3
     assert again.output["type"] == "lastMessage"
+
+
+SLOW = Script(deltas=400, delta_delay_ms=50)
+
+
+def test_a_cancelled_answer(world: World) -> None:
+    run = world.run("cancelled", SLOW, "Afterwards.", cancelAfterChunks=3)
+    assert world.upstream.wait_for(lambda standin: _record(standin, "cancelled").outcome) == "aborted"
+    # Ends as any other run, with what was said until then.
+    assert run.output == {"type": "lastMessage", "value": run.text}
+    assert run.texts == [run.text]
+    assert run.of("finish")
+    again = world.program.run("cancelled", "Go on", previousRun=run.result)
+    assert again.output["value"] == "Afterwards."
+    assert run.text in json.dumps(world.asked("cancelled")[-1]["messages"])
+
+
+def test_a_cancelled_command(world: World) -> None:
+    run = world.run(
+        "interrupted",
+        [Text(text="Running."), call("run_terminal_command", command="sleep 60", timeout_seconds=60)],
+        "Never said.",
+        tools=["run_terminal_command"],
+        overrides={"run_terminal_command": {"hangs": True, "cancels": True}},
+    )
+    assert run.output == {"type": "lastMessage", "value": "Running."}
+    assert len(world.asked("interrupted")) == 1
+
+
+def test_a_client_that_is_gone(world: World, other: Program) -> None:
+    run = world.start("abandoned", SLOW, program=other)
+    run.until(lambda: run.chunks, what="the first words")
+    other.kill()
+    assert world.upstream.wait_for(lambda standin: _record(standin, "abandoned").outcome) == "aborted"
+
+
+def test_a_client_that_does_not_answer(world: World, other: Program) -> None:
+    """A handler of the client's that throws answers nothing at all."""
+    no_project = world.start(
+        "no-project", [call("read_files", paths=["a.txt"])], "Done.", tools=["read_files"], program=other, cwd=None
+    )
+    exploded = world.start(
+        "exploded",
+        [call("explode", timeout_seconds=0.5)],
+        "Done.",
+        tools=["explode"],
+        program=other,
+        customTools=["explode"],
+    )
+    hanging = world.start(
+        "hanging",
+        [call("run_terminal_command", command="true", timeout_seconds=0.5)],
+        "Done.",
+        tools=["run_terminal_command"],
+        program=other,
+        overrides={"run_terminal_command": {"hangs": True}},
+    )
+    for run in (no_project, exploded, hanging):
+        assert run.wait().output == {"type": "lastMessage", "value": "Done."}
+    assert no_project.outputs("read_files") == [[{"path": "a.txt", "content": "[FILE_DOES_NOT_EXIST]"}]]
+    for name, tool in (("exploded", "explode"), ("hanging", "run_terminal_command")):
+        (text,) = told(world.asked(name)[-1])
+        assert f"has not answered the call of `{tool}` within 3.5 s" in json.loads(text)["errorMessage"]
+    assert len(other.unhandled) == 2
+    assert any("the tool exploded" in message for message in other.unhandled)
+
+
+def test_what_cannot_be_run(world: World) -> None:
+    failures = {
+        "a wrong key": world.start("keyless", "Never.", apiKey="pb-wrong-key"),
+        "an unknown agent": world.program.start("nobody-knows", "Go"),
+        "a wrong definition": world.program.start(agent("Bad Id", "local/standin"), "Go"),
+        "an unknown model": world.program.start(agent("lost", "local/standin-nothing"), "Go"),
+        "a refused request": world.start("refused", Script(error=ErrorReply(status=400, message="no such thing"))),
+        "a broken stream": world.start("broken", Script(deltas=20, error_event=ErrorEvent(after=5, status=500))),
+    }
+    words = ("key", "nobody-knows", "Bad Id", "standin-nothing", "no such thing", "")
+    for (name, run), word in zip(failures.items(), words, strict=True):
+        output = run.wait().output
+        assert output["type"] == "error", name
+        assert word in output["message"], name
+        assert output["message"], name
+    assert not world.asked("keyless")
+    # What was said before the failure is part of the conversation.
+    broken = failures["a broken stream"]
+    assert broken.text
+    assert broken.texts == [broken.text]
+    assert broken.text in json.dumps(broken.history)
+    # None of it is the client's end, nor its socket's.
+    assert world.run("survivor", "Fine.").output["value"] == "Fine."
+
+
+def test_nonsense_from_another_client(world: World) -> None:
+    slow = Script(text="One two three four five six seven eight.", delta_delay_ms=50)
+    url = f"{world.cluster.url.replace('http', 'ws')}/ws"
+    run = world.start("undisturbed", slow)
+    run.until(lambda: run.chunks, what="the first words")
+    with connect(url, compression=None) as socket:
+        for text in NONSENSE:
+            socket.send(text)
+        socket.send(json.dumps({"type": "ping", "txid": 77}))
+        answers = []
+        while not answers or answers[-1].get("txid") != 77:
+            answers.append(json.loads(socket.recv(timeout=10)))
+    assert answers[-1] == {"type": "ack", "txid": 77, "success": True}
+    assert all("error" not in answer for answer in answers)
+    assert run.wait().text == slow.text
+    assert run.texts == [slow.text]
+
+
+NONSENSE = (
+    "",
+    "no JSON",
+    "[" * 10_000,
+    "[]",
+    "null",
+    "{}",
+    '{"type": "action"}',
+    '{"type": "action", "txid": "one", "data": 7}',
+    '{"type": "action", "txid": 1, "data": {"type": "prompt"}}',
+    '{"type": "action", "txid": 2, "data": {"type": "prompt", "promptId": 1, "sessionState": "none"}}',
+    '{"type": "action", "txid": 3, "data": {"type": "tool-call-response", "requestId": "none", "output": 1}}',
+    '{"type": "action", "txid": 4, "data": {"type": "read-files-response", "requestId": null, "files": []}}',
+    '{"type": "action", "txid": 5, "data": {"type": "cancel-user-input", "promptId": "none"}}',
+    '{"type": "what", "txid": 6}',
+)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_kind_of_backend(world: World, backend: str) -> None:
+    file = f"on-{backend}.txt"
+    world.model(
+        f"core-{backend}",
+        [Text(text="Writing."), call("write_file", path=file, instructions="Create.", content="plum\n")],
+        [call("run_terminal_command", command=f"cat {file}; exit 4")],
+        "It says plum.",
+        "You asked for a file.",
+        backend=backend,
+    )
+    world.model(
+        f"form-{backend}",
+        [Text(text="Like this."), call("set_output", city="Lisbon", degrees="many")],
+        [call("set_output", city="Lisbon", degrees=21)],
+        backend=backend,
+    )
+    # The configuration says who answers, whatever the agent's own model is.
+    core = agent(f"core-{backend}", "made-up/model", ["write_file", "run_terminal_command"])
+    form = agent(f"form-{backend}", "made-up/model", ["set_output"], outputMode="structured_output", outputSchema=FORM)
+    forming = world.program.start(form, "How warm is it?")
+    first = world.program.run(core, "Write a file")
+    second = world.program.run(core, "What did I ask for?", previousRun=first.result)
+    assert (world.project / file).read_text() == "plum\n"
+    (ran,) = first.outputs("run_terminal_command")
+    assert (ran["stdout"], ran["exitCode"]) == ("plum\n", 4)
+    assert first.text == "Writing.It says plum."
+    assert first.texts == ["Writing.", "It says plum."]
+    assert first.output["value"] == "It says plum."
+    assert second.output["value"] == "You asked for a file."
+    assert forming.wait().output == {"type": "structuredOutput", "value": {"city": "Lisbon", "degrees": 21}}
+    *_, asked = world.asked(f"core-{backend}")
+    written = json.dumps(asked)
+    for earlier in ("Write a file", "Created new file", "plum\\\\n", "It says plum.", "What did I ask for?"):
+        assert earlier in written, earlier
+    *_, asked = world.asked(f"form-{backend}")
+    assert "'many'" in json.dumps(asked)
+
+
+@pytest.fixture
+def other(world: World, tmp_path: Path) -> Iterator[Program]:
+    """A client of the test's own, which may come to harm."""
+    with Program(world.cluster.url, tmp_path, tmp_path / "errors.log", key=KEY, survives=True) as program:
+        yield program
+
+
+def _record(standin: StandinProcess, model: str) -> RecordedRequest:
+    return next(record for record in standin.requests() if record.model == model)

@@ -3,7 +3,8 @@
 // In, a JSON object a line: what `run()` takes, as far as JSON can say it, and
 //   id                 names the run in all that is said of it
 //   customTools        names of the tools below
-//   overrides          tool -> {returns: value}, {throws: message} or {hangs: true}
+//   overrides          tool -> {returns: value}, {throws: message}, or {hangs: true};
+//                      with `cancels: true` the call cancels the prompt
 //   cancelAfterChunks  cancels the prompt after so many chunks of text
 //   cwd                null: the client has no project; default: the directory it was started in
 // Out, a JSON object a line, with `id`, and `kind`: `event`, `chunk`, `tool` (a tool of the client's was called), `result`.
@@ -61,19 +62,6 @@ function customTools(run, names) {
   })
 }
 
-function overrides(run, wanted) {
-  const replaced = Object.entries(wanted).map(([name, what]) => [
-    name,
-    async (input) => {
-      say({ id: run, kind: 'tool', name, input })
-      if (what.hangs) return new Promise(() => {})
-      if (what.throws) throw new Error(what.throws)
-      return what.returns
-    },
-  ])
-  return Object.fromEntries(replaced)
-}
-
 // The SDK's own run() tells nobody of its socket, but the class of its sockets is exported.
 const sockets = new Map()
 const sendInput = WebSocketHandler.prototype.sendInput
@@ -82,8 +70,27 @@ WebSocketHandler.prototype.sendInput = function (action) {
   return sendInput.call(this, action)
 }
 
+function cancel(run) {
+  const { socket, promptId } = sockets.get(run)
+  socket.cancelInput({ promptId })
+}
+
+function overrides(run, wanted) {
+  const replaced = Object.entries(wanted).map(([name, what]) => [
+    name,
+    async (input) => {
+      say({ id: run, kind: 'tool', name, input })
+      if (what.cancels) cancel(run)
+      if (what.hangs) return new Promise(() => {})
+      if (what.throws) throw new Error(what.throws)
+      return what.returns
+    },
+  ])
+  return Object.fromEntries(replaced)
+}
+
 async function run({ id, apiKey, customTools: tools = [], overrides: replaced = {}, cancelAfterChunks, ...options }) {
-  // A client's fingerprint finds its prompt again.
+  // By the fingerprint, `cancel` finds the socket.
   const client = new CodebuffClient({ apiKey, fingerprintId: id })
   let chunks = 0
   const result = await client.run({
@@ -95,10 +102,7 @@ async function run({ id, apiKey, customTools: tools = [], overrides: replaced = 
     handleStreamChunk: (chunk) => {
       say({ id, kind: 'chunk', chunk })
       chunks += 1
-      if (chunks === cancelAfterChunks) {
-        const { socket, promptId } = sockets.get(id)
-        socket.cancelInput({ promptId })
-      }
+      if (chunks === cancelAfterChunks) cancel(id)
     },
   })
   say({ id, kind: 'result', result })
