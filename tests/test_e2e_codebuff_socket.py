@@ -104,6 +104,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         (home / "auth.json").write_text(json.dumps(upstream.sign_in("work").auth_json()))
         steered = {f"{kind}-{name}": f"{name}/{kind}-{name}" for kind in ("core", "form") for name in BACKENDS}
         config: Json = {
+            "redis": {"timeout_seconds": 5},
             "security": {"require_api_key": True, "api_keys": [{"key": KEY, "id": "house"}]},
             "codebuff": {"request_timeout_seconds": 3.0, "models": {"agents": {"base": "local/base", **steered}}},
             "backends": {
@@ -248,13 +249,13 @@ def test_custom_tools(world: World) -> None:
     run = world.run(
         "counter",
         [call("add", a="one", b=2), call("add", a=1), call("no_such_tool"), ToolCall(name="add", arguments='{"a": ')],
-        [call("add", a=1, b=2.5), call("photograph")],
+        [call("add", a=1, b=2.5), call("photograph"), call("mumble", say="words"), call("mumble", say=None)],
         "Done.",
-        tools=["add", "photograph"],
-        customTools=["add", "photograph"],
+        tools=["add", "photograph", "mumble"],
+        customTools=["add", "photograph", "mumble"],
     )
     # What was wrong has not got to the client.
-    assert run.tools == [{"name": "add", "input": {"a": 1, "b": 2.5}}, {"name": "photograph", "input": {}}]
+    assert [tool["input"] for tool in run.tools] == [{"a": 1, "b": 2.5}, {}, {"say": "words"}, {"say": None}]
     first, second, last = world.asked("counter")
     (offered,) = (tool["function"] for tool in first["tools"] if tool["function"]["name"] == "add")
     assert offered["parameters"]["required"] == ["a", "b"]
@@ -262,6 +263,8 @@ def test_custom_tools(world: World) -> None:
     for problem, text in zip(("'one'", "'b'", "does not exist", "no JSON"), told(second), strict=True):
         assert problem in json.loads(text)["errorMessage"]
     assert json.loads(told(last)[4]) == {"sum": 3.5}
+    assert json.loads(told(last)[6]) == "words"
+    assert json.loads(told(last)[7]) == {"errorMessage": "The tool has given no output."}
     assert "data:image/png;base64,iVBORw0KGgo" in json.dumps(last["messages"])
     assert run.output["value"] == "Done."
 
@@ -433,6 +436,9 @@ def test_an_output_with_a_form(world: World) -> None:
     _, second, third = world.asked("former")
     assert "'many'" in json.loads(told(second)[0])["errorMessage"]
     assert "set_output" in json.dumps(third["messages"][-1])
+    fields = {"outputMode": "structured_output", "outputSchema": FORM}
+    stubborn = world.run("stubborn", "No.", "No!", fields=fields)
+    assert stubborn.output == {"type": "structuredOutput", "value": None}
 
 
 def test_every_message(world: World) -> None:
@@ -440,6 +446,106 @@ def test_every_message(world: World) -> None:
     run = world.run("witness", [call("add", a=1, b=1)], "2", tools=["add"], fields=fields, customTools=["add"])
     assert run.output["type"] == "allMessages"
     assert [message["role"] for message in run.output["value"]] == ["assistant", "tool", "assistant"]
+
+
+def test_the_tools_that_need_no_client(world: World) -> None:
+    run = world.run(
+        "planner",
+        [
+            call("add_subgoal", id="1", objective="Greet", status="NOT_STARTED", plan="Say it", log="Begun"),
+            call("update_subgoal", id="1", status="COMPLETE", log="Said"),
+            call("update_subgoal", id="2", log="Unplanned"),
+            call("think_deeply", thought="Hm."),
+            call("lookup_agent_info", agentId="file-picker"),
+            call("add_message", role="user", content="And mind the cat."),
+            call("web_search", query="cats"),
+        ],
+        [Text(text="Done."), call("set_messages", messages=ODD_MESSAGES)],
+        "Gone on.",
+        tools=[
+            "add_subgoal",
+            "update_subgoal",
+            "think_deeply",
+            "lookup_agent_info",
+            "add_message",
+            "web_search",
+            "set_messages",
+        ],
+    )
+    assert run.output == {"type": "lastMessage", "value": "Done."}
+    assert run.result["sessionState"]["mainAgentState"]["agentContext"] == {
+        "1": {"objective": "Greet", "status": "COMPLETE", "plan": "Say it", "logs": ["Begun", "Said"]},
+        "2": {"logs": ["Unplanned"]},
+    }
+    _, second = world.asked("planner")
+    assert "And mind the cat." in json.dumps(second["messages"])
+    (looked_up,) = run.outputs("lookup_agent_info")
+    assert looked_up["displayName"] == "File Picker"
+    (searched,) = run.outputs("web_search")
+    assert searched["errorMessage"]
+    # The client checks the conversation that it gets back, and would refuse all of it.
+    again = world.program.run("planner", "Go on", previousRun=run.result)
+    assert again.output["value"] == "Gone on."
+    asked = json.dumps(world.asked("planner")[-1]["messages"])
+    for text in ("kept text", "kept system", "kept result", "kept_call", "Go on"):
+        assert text in asked, text
+
+
+ODD_MESSAGES: list[Json] = [
+    {"role": "system", "content": [{"type": "text", "text": "kept system"}]},
+    {"role": "user", "content": [{"type": "text", "text": "kept text"}, {"type": "text"}, {"type": "bogus"}, 7]},
+    {
+        "role": "user",
+        "content": "x",
+        "timeToLive": "forever",
+        "keepDuringTruncation": "yes",
+        "providerOptions": {"a": 1},
+    },
+    {"role": "user", "content": [{"type": "image", "image": 1}, {"type": "file", "data": "aGk="}]},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "tool-call", "toolCallId": "kept", "toolName": "kept_call", "input": {"a": 1}},
+            {"type": "tool-call", "toolCallId": 7, "toolName": "x", "input": {}},
+            {"type": "tool-call", "toolCallId": "no-input", "toolName": "x", "input": "none"},
+            {"type": "image", "image": "aGk="},
+        ],
+    },
+    {
+        "role": "tool",
+        "content": {
+            "type": "tool-result",
+            "toolCallId": "kept",
+            "toolName": "kept_call",
+            "output": [{"type": "json", "value": "kept result"}, {"type": "json"}, {"type": "media", "data": 1}, {}],
+        },
+    },
+    {"role": "tool", "content": "text"},
+    {"role": "wizard", "content": "abracadabra"},
+    {"role": "user", "content": None},
+]
+
+
+def test_many_runs_at_once(world: World) -> None:
+    runs = [
+        world.start(
+            f"many-{number}",
+            [Text(text=f"I am {number}."), call("run_terminal_command", command=f"echo {number}")],
+            f"Still {number}.",
+            tools=["run_terminal_command"],
+        )
+        for number in range(12)
+    ]
+    for number, run in enumerate(runs):
+        assert run.wait().text == f"I am {number}.Still {number}."
+        assert [ran["stdout"] for ran in run.outputs("run_terminal_command")] == [f"{number}\n"]
+
+
+def test_a_prompt_of_megabytes(world: World) -> None:
+    run = world.run("reader", "Read.", "Read again.", prompt="Gr\u00fc\u00dfe " * 250_000)
+    assert run.output["value"] == "Read."
+    again = world.program.run("reader", "Once more", previousRun=run.result)
+    assert again.output["value"] == "Read again."
 
 
 def test_the_steps_end(world: World) -> None:
@@ -482,6 +588,23 @@ def test_a_cancelled_command(world: World) -> None:
     assert len(world.asked("interrupted")) == 1
 
 
+def test_a_cancelled_agent_of_an_agent(world: World) -> None:
+    child = agent("cancelled-child", world.model("cancelled-child", SLOW))
+    run = world.run(
+        "cancelled-parent",
+        [call("spawn_agents", agents=[{"agent_type": "cancelled-child"}])],
+        "Never said.",
+        tools=["spawn_agents"],
+        fields={"spawnableAgents": ["cancelled-child"]},
+        agentDefinitions=[child],
+        # The first one says whose words follow.
+        cancelAfterChunks=3,
+    )
+    assert world.upstream.wait_for(lambda standin: _record(standin, "cancelled-child").outcome) == "aborted"
+    assert len(world.asked("cancelled-parent")) == 1
+    assert [event["type"] for event in run.events[-2:]] == ["tool_result", "finish"]
+
+
 def test_a_client_that_is_gone(world: World, other: Program) -> None:
     run = world.start("abandoned", SLOW, program=other)
     run.until(lambda: run.chunks, what="the first words")
@@ -510,7 +633,10 @@ def test_a_client_that_does_not_answer(world: World, other: Program) -> None:
         program=other,
         overrides={"run_terminal_command": {"hangs": True}},
     )
-    for run in (no_project, exploded, hanging):
+    # The SDK knows nothing of MCP, whatever its agents' definitions say.
+    servers = {"mcpServers": {"docs": {"command": "docs-server"}}}
+    serverless = world.start("serverless", "Done.", program=other, fields=servers)
+    for run in (no_project, exploded, hanging, serverless):
         assert run.wait().output == {"type": "lastMessage", "value": "Done."}
     assert no_project.outputs("read_files") == [[{"path": "a.txt", "content": "[FILE_DOES_NOT_EXIST]"}]]
     for name, tool in (("exploded", "explode"), ("hanging", "run_terminal_command")):
@@ -541,8 +667,9 @@ def test_what_cannot_be_run(world: World) -> None:
     assert broken.text
     assert broken.texts == [broken.text]
     assert broken.text in json.dumps(broken.history)
-    # None of it is the client's end, nor its socket's.
-    assert world.run("survivor", "Fine.").output["value"] == "Fine."
+    # None of it is the client's end, and the conversation goes on from there.
+    again = world.start("survivor", "Fine.", previousRun=failures["a wrong key"].result)
+    assert again.wait().output["value"] == "Fine."
 
 
 def test_nonsense_from_another_client(world: World) -> None:

@@ -42,6 +42,11 @@ const TOOLS = {
       },
     ],
   },
+  mumble: {
+    description: 'Gives what it is given, and not in the form of an output.',
+    inputSchema: z.object({ say: z.any() }),
+    execute: ({ say }) => say,
+  },
   explode: {
     description: 'Never answers.',
     inputSchema: z.object({ timeout_seconds: z.number() }),

@@ -6,8 +6,9 @@ import pytest
 
 from patchbay.canonical import ROLE_ASSISTANT, ROLE_USER, Message
 from patchbay_codebuff_ws.loop.history import canonical, model_name, user_message
+from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.prune import OMITTED, message_tokens, pruned
-from patchbay_codebuff_ws.loop.state import AgentState, Project, clean_history
+from patchbay_codebuff_ws.loop.state import AgentState, Project
 
 Json = dict[str, Any]
 
@@ -120,6 +121,7 @@ def test_a_history_is_cleaned_to_what_clients_take_back() -> None:
         [
             "text",
             {"role": "nobody", "content": "x"},
+            {"role": ["user"], "content": "x"},
             {"role": "user"},
             {"role": "user", "content": ["x", {"type": "text", "text": "y"}]},
             {"role": "tool", "content": [inner]},

@@ -15,8 +15,8 @@ from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, unified_diff, whole_file
 from patchbay_codebuff_ws.loop.files import UnreadableFile
+from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
-from patchbay_codebuff_ws.loop.state import clean_history
 from patchbay_codebuff_ws.loop.tools import Tool, problems_of
 from patchbay_codebuff_ws.ports import JsonObject, Part
 

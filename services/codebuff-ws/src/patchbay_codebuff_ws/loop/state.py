@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.ports import JsonObject
 
 DEFAULT_STEPS = 25
@@ -148,29 +149,3 @@ def _object(value: object) -> JsonObject:
 
 def _objects(value: object) -> list[JsonObject]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def clean_history(value: object) -> list[JsonObject]:
-    """The messages of a conversation, without what is none, as clients take them back."""
-    cleaned: list[JsonObject] = []
-    for message in _objects(value):
-        content = message.get("content")
-        if message.get("role") == "tool":
-            if isinstance(content, list):
-                content = {**message, "output": content} if "toolCallId" in message else next(iter(content), None)
-            if not isinstance(content, dict):
-                continue
-            content = {
-                "type": "tool-result",
-                "toolCallId": _text(content.get("toolCallId")),
-                "toolName": _text(content.get("toolName")),
-                "output": _objects(content.get("output")),
-            }
-        elif message.get("role") not in ("system", "user", "assistant"):
-            continue
-        elif isinstance(content, list):
-            content = _objects(content)
-        elif not isinstance(content, str):
-            continue
-        cleaned.append({**message, "content": content})
-    return cleaned
