@@ -22,7 +22,8 @@ from patchbay_standin.testing import StandinProcess
 Json = dict[str, Any]
 
 KEY = "pb-codebuff-key"
-BACKENDS = ("local", "anthropic", "cli", "chatgpt")
+# Backends, and in what their providers want their reasoning back.
+BACKENDS = {"local": None, "anthropic": "signature", "cli": "signature", "chatgpt": "encrypted_content"}
 KINDS = ("codebuff-ws", "openai-worker", "claude-worker", "codex-worker")
 
 
@@ -102,7 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         home = tmp_path_factory.mktemp("home")
         upstream.account("work", Account())
         (home / "auth.json").write_text(json.dumps(upstream.sign_in("work").auth_json()))
-        steered = {f"{kind}-{name}": f"{name}/{kind}-{name}" for kind in ("core", "form") for name in BACKENDS}
+        steered = {f"core-{name}": f"{name}/core-{name}" for name in BACKENDS}
         config: Json = {
             "redis": {"timeout_seconds": 5},
             "security": {"require_api_key": True, "api_keys": [{"key": KEY, "id": "house"}]},
@@ -115,7 +116,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     "kind": "claude-cli",
                     "base_url": upstream.url,
                     "api_key": "sk-ant-made-up",
-                    "pool": {"min_spare": 2, "max_processes": 4},
+                    "pool": {"min_spare": 1, "max_processes": 3},
                 },
                 "chatgpt": {
                     "kind": "codex",
@@ -202,18 +203,20 @@ def test_commands(world: World) -> None:
             call("run_terminal_command", command="pwd", cwd="src"),
             call("run_terminal_command", command="sleep 30", timeout_seconds=0.5),
             call("run_terminal_command", command="sleep 30", process_type="BACKGROUND"),
+            call("run_terminal_command", command="sleep 0.2; echo patient", timeout_seconds=10**9),
         ],
         "Done.",
         tools=["run_terminal_command"],
     )
     assert (world.project / "touched").exists()
-    failed, where, late, background = run.outputs("run_terminal_command")
+    failed, where, late, background, patient = run.outputs("run_terminal_command")
     assert (failed["stdout"], failed["stderr"], failed["exitCode"]) == ("out\n", "err\n", 3)
     assert where["stdout"] == f"{world.project}/src\n"
     assert late == {"errorMessage": "Command timed out after 0.5 seconds"}
     assert "not implemented" in background["errorMessage"]
+    assert patient["stdout"] == "patient\n"
     *_, last = world.asked("runner")
-    assert [json.loads(text) for text in told(last)] == [failed, where, late, background]
+    assert [json.loads(text) for text in told(last)] == [failed, where, late, background, patient]
 
 
 def test_the_other_tools_of_the_client(world: World) -> None:
@@ -335,7 +338,7 @@ def test_agents_that_are_there_for_everyone(world: World) -> None:
 
 def test_agents_side_by_side(world: World) -> None:
     workers = [
-        agent(f"side-{name}", world.model(f"side-{name}", f"I am {name}."), inputSchema={"params": {"type": "object"}})
+        agent(f"side-{name}", world.model(f"side-{name}", f"I am {name}."), includeMessageHistory=name == "two")
         for name in ("one", "two")
     ]
     run = world.run(
@@ -353,6 +356,7 @@ def test_agents_side_by_side(world: World) -> None:
         ],
         "Both said so.",
         tools=["spawn_agents"],
+        prompt="Ask both",
         fields={"spawnableAgents": ["side-one", "side-two"]},
         agentDefinitions=workers,
     )
@@ -366,6 +370,8 @@ def test_agents_side_by_side(world: World) -> None:
     assert one["value"] == {"type": "lastMessage", "value": "I am one."}
     assert two["value"] == {"type": "lastMessage", "value": "I am two."}
     assert "stranger" in stranger["value"]["errorMessage"]
+    knows = {name: "Ask both" in json.dumps(world.asked(name)[0]["messages"]) for name in ("side-one", "side-two")}
+    assert knows == {"side-one": False, "side-two": True}
     # Their words are not those of the agent that the user has asked.
     assert run.text == "Asking.Both said so."
     assert run.texts == ["Asking.", "Both said so."]
@@ -713,38 +719,41 @@ def test_every_kind_of_backend(world: World, backend: str) -> None:
     file = f"on-{backend}.txt"
     world.model(
         f"core-{backend}",
-        [Text(text="Writing."), call("write_file", path=file, instructions="Create.", content="plum\n")],
-        [call("run_terminal_command", command=f"cat {file}; exit 4")],
-        "It says plum.",
-        "You asked for a file.",
+        [
+            Thinking(text="A file, then."),
+            Text(text="Writing."),
+            call("write_file", path=file, instructions="Create.", content="plum\n"),
+            call("run_terminal_command", command=f"cat {file}; exit 4"),
+            call("set_output", city="Lisbon", degrees="many"),
+        ],
+        [Text(text="It says plum."), call("set_output", city="Lisbon", degrees=21)],
+        [Text(text="You asked for a file."), call("set_output", city="Porto", degrees=18)],
         backend=backend,
     )
-    world.model(
-        f"form-{backend}",
-        [Text(text="Like this."), call("set_output", city="Lisbon", degrees="many")],
-        [call("set_output", city="Lisbon", degrees=21)],
-        backend=backend,
+    definition = agent(
+        f"core-{backend}",
+        # The configuration says who answers, whatever the agent's own model is.
+        "made-up/model",
+        ["write_file", "run_terminal_command", "set_output"],
+        outputMode="structured_output",
+        outputSchema=FORM,
     )
-    # The configuration says who answers, whatever the agent's own model is.
-    core = agent(f"core-{backend}", "made-up/model", ["write_file", "run_terminal_command"])
-    form = agent(f"form-{backend}", "made-up/model", ["set_output"], outputMode="structured_output", outputSchema=FORM)
-    forming = world.program.start(form, "How warm is it?")
-    first = world.program.run(core, "Write a file")
-    second = world.program.run(core, "What did I ask for?", previousRun=first.result)
+    first = world.program.run(definition, "Write a file")
+    second = world.program.run(definition, "What did I ask for?", previousRun=first.result)
     assert (world.project / file).read_text() == "plum\n"
     (ran,) = first.outputs("run_terminal_command")
     assert (ran["stdout"], ran["exitCode"]) == ("plum\n", 4)
     assert first.text == "Writing.It says plum."
     assert first.texts == ["Writing.", "It says plum."]
-    assert first.output["value"] == "It says plum."
-    assert second.output["value"] == "You asked for a file."
-    assert forming.wait().output == {"type": "structuredOutput", "value": {"city": "Lisbon", "degrees": 21}}
-    *_, asked = world.asked(f"core-{backend}")
-    written = json.dumps(asked)
-    for earlier in ("Write a file", "Created new file", "plum\\\\n", "It says plum.", "What did I ask for?"):
-        assert earlier in written, earlier
-    *_, asked = world.asked(f"form-{backend}")
-    assert "'many'" in json.dumps(asked)
+    assert first.output == {"type": "structuredOutput", "value": {"city": "Lisbon", "degrees": 21}}
+    assert second.texts == ["You asked for a file."]
+    assert second.output == {"type": "structuredOutput", "value": {"city": "Porto", "degrees": 18}}
+    requests = [json.dumps(body) for body in world.asked(f"core-{backend}")]
+    assert len(requests) == 3
+    for earlier in ("Write a file", "Created new file", "exitCode", "'many'", "It says plum.", "What did I ask for?"):
+        assert earlier in requests[-1], earlier
+    if (sealed := BACKENDS[backend]) is not None:
+        assert f'"{sealed}": "' in requests[-1]
 
 
 @pytest.fixture

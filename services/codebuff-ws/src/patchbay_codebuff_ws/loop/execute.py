@@ -27,6 +27,8 @@ Handler: TypeAlias = "Callable[[Agent, JsonObject], Awaitable[list[Part]]]"
 
 # What the client is given for its own part of a tool.
 _CLIENT_SECONDS = 30.0
+# Clients' timers count milliseconds in 31 bits: a longer one is over at once.
+_MAX_CLIENT_SECONDS = (2**31 - 1) / 1000
 _MAX_FOUND_FILES = 12
 
 
@@ -75,7 +77,7 @@ def _seconds(given: JsonObject) -> float | None:
     seconds = given.get("timeout_seconds")
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         return _CLIENT_SECONDS
-    return None if seconds < 0 else float(seconds)
+    return float(seconds) if 0 <= seconds <= _MAX_CLIENT_SECONDS else None
 
 
 def _only(given: JsonObject, *names: str) -> JsonObject:
