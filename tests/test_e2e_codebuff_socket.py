@@ -133,6 +133,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             Program(cluster.url, project, log, key=KEY) as program,
         ):
             yield World(upstream, cluster, program)
+            assert "crashed" not in cluster.workers["codebuff-ws"][0].output()
 
 
 def test_a_text_comes_whole_as_chunks_and_as_an_event(world: World) -> None:
