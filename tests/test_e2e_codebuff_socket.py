@@ -47,17 +47,9 @@ class World:
         ]
         return f"{backend}/{self.upstream.script(name, Script(attempts=attempts))}"
 
-    def run(
-        self,
-        name: str,
-        *turns: Sequence[Block] | str | Script,
-        tools: Sequence[str] = (),
-        prompt: str = "Go",
-        fields: Json | None = None,
-        **options: object,
-    ) -> Run:
-        """A run of an agent `name` whose model, of the same name, answers so."""
-        return self.start(name, *turns, tools=tools, prompt=prompt, fields=fields, **options).wait()
+    def run(self, name: str, *turns: Sequence[Block] | str | Script, **options: Any) -> Run:
+        """A run of an agent to its end; see `start`."""
+        return self.start(name, *turns, **options).wait()
 
     def start(
         self,
@@ -69,7 +61,7 @@ class World:
         program: Program | None = None,
         **options: object,
     ) -> Run:
-        """Begins one."""
+        """Begins a run of an agent `name`, with more `fields`, whose model, of the same name, answers so."""
         definition = agent(name, self.model(name, *turns), tools, **(fields or {}))
         return (program or self.program).start(definition, prompt, **options)
 
@@ -206,18 +198,23 @@ def test_commands(world: World) -> None:
             call("run_terminal_command", command="sleep 30", process_type="BACKGROUND"),
             call("run_terminal_command", command="sleep 0.2; echo patient", timeout_seconds=10**9),
         ],
+        [call("run_terminal_command", command="echo begin; yes | head -c 2000000; echo end")],
         "Done.",
         tools=["run_terminal_command"],
     )
     assert (world.project / "touched").exists()
-    failed, where, late, background, patient = run.outputs("run_terminal_command")
+    failed, where, late, background, patient, long = run.outputs("run_terminal_command")
     assert (failed["stdout"], failed["stderr"], failed["exitCode"]) == ("out\n", "err\n", 3)
     assert where["stdout"] == f"{world.project}/src\n"
     assert late == {"errorMessage": "Command timed out after 0.5 seconds"}
     assert "not implemented" in background["errorMessage"]
     assert patient["stdout"] == "patient\n"
     *_, last = world.asked("runner")
-    assert [json.loads(text) for text in told(last)] == [failed, where, late, background, patient]
+    assert [json.loads(text) for text in told(last)] == [failed, where, late, background, patient, long]
+    # More than a model can read in one go: how it begins and how it ends.
+    assert long["stdout"].startswith("begin\n")
+    assert long["stdout"].endswith("end\n")
+    assert len(long["stdout"]) < 100_000
 
 
 def test_the_other_tools_of_the_client(world: World) -> None:

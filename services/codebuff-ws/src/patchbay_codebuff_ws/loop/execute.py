@@ -30,6 +30,8 @@ _CLIENT_SECONDS = 30.0
 # Clients' timers count milliseconds in 31 bits: a longer one is over at once.
 _MAX_CLIENT_SECONDS = (2**31 - 1) / 1000
 _MAX_FOUND_FILES = 12
+# Of what a command says; with more, the conversation would be left out to make place for it.
+_MAX_STREAM_CHARACTERS = 60_000
 
 
 def value_part(value: object) -> list[Part]:
@@ -157,7 +159,25 @@ async def _run_terminal_command(agent: Agent, given: JsonObject) -> list[Part]:
         "timeout_seconds": -1 if seconds is None else seconds,
         **_only(given, "cwd"),
     }
-    return await _client(agent, "run_terminal_command", wire, seconds=seconds)
+    return readable(await _client(agent, "run_terminal_command", wire, seconds=seconds))
+
+
+def readable(output: list[Part]) -> list[Part]:
+    """A command's output as far as a model can read it: of a stream that is too long, the beginning and the end."""
+    return [_shortened(part) for part in output]
+
+
+def _shortened(part: Part) -> Part:
+    value = part.get("value")
+    if part.get("type") != "json" or not isinstance(value, dict):
+        return part
+    half = _MAX_STREAM_CHARACTERS // 2
+    short = {
+        name: f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+        for name, text in value.items()
+        if name in ("stdout", "stderr") and isinstance(text, str) and len(text) > _MAX_STREAM_CHARACTERS
+    }
+    return {**part, "value": {**value, **short}} if short else part
 
 
 async def _code_search(agent: Agent, given: JsonObject) -> list[Part]:

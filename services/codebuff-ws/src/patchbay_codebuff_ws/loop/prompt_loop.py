@@ -10,6 +10,7 @@ from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.agent import Agent
 from patchbay_codebuff_ws.loop.context import Context, PromptOutput
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
+from patchbay_codebuff_ws.loop.execute import readable
 from patchbay_codebuff_ws.loop.history import (
     session_of,
     system_notice,
@@ -141,7 +142,7 @@ async def _in_shell(command: str, prompt: Prompt, state: AgentState, client: Cli
     await client.chunk({"type": "tool_call", "toolCallId": call_id, "toolName": name, "input": wire})
     output = await client.call_tool(name, wire, user_input_id=prompt.prompt_id, timeout_seconds=None)
     await client.chunk({"type": "tool_result", "toolCallId": call_id, "toolName": name, "output": output})
-    state.history.append(tool_message(call_id, name, output))
+    state.history.append(tool_message(call_id, name, readable(output)))
     return {"type": "lastMessage", "value": output}
 
 
