@@ -597,6 +597,26 @@ def test_a_prompt_of_megabytes(world: World) -> None:
     assert again.output["value"] == "Read again."
 
 
+def test_odd_prompts(world: World) -> None:
+    empty = world.start("empty", "Nothing, then.", prompt="")
+    # JavaScript's texts may hold half of a character.
+    half = world.start(
+        "half",
+        [call("read_files", paths=["half.txt"])],
+        "Half of it.",
+        tools=["read_files"],
+        prompt="half \ud83d of it",
+        overrides={"read_files": {"returns": {"half.txt": "also \udc69 half"}}},
+    )
+    assert empty.wait().output["value"] == "Nothing, then."
+    assert half.wait().output["value"] == "Half of it."
+    asked = json.dumps(world.asked("half")[-1]["messages"], ensure_ascii=False)
+    assert "half \ufffd of it" in asked
+    assert "also \ufffd half" in asked
+    again = world.program.run("half", "And the rest?", previousRun=half.result)
+    assert again.output["value"] == "Half of it."
+
+
 def test_the_steps_end(world: World) -> None:
     run = world.run(
         "stepper", [Text(text="More."), call("add", a=1, b=1)], tools=["add"], customTools=["add"], maxAgentSteps=2
