@@ -135,6 +135,50 @@ def test_a_history_is_cleaned_to_what_clients_take_back() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ({"role": "system", "content": [{"type": "text", "text": "a"}, 7]}, {"role": "system", "content": "a"}),
+        ({"role": "user", "content": [{"type": "text"}, {"type": "odd"}, {"type": "image", "image": 1}]}, None),
+        (
+            {"role": "user", "content": [{"type": "image", "image": "aGk=", "mediaType": None}]},
+            {"role": "user", "content": [{"type": "image", "image": "aGk="}]},
+        ),
+        (
+            {
+                "role": "user",
+                "content": "a",
+                "timeToLive": "ever",
+                "keepDuringTruncation": 1,
+                "providerOptions": {"b": 1},
+            },
+            {"role": "user", "content": "a"},
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "image", "image": "aGk="}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "tool-call", "toolCallId": 1, "toolName": "x", "input": {}}]},
+            None,
+        ),
+        (
+            result("1", "x") | {"timeToLive": "agentStep", "providerOptions": {"a": {"b": 1}}},
+            result("1", "x") | {"timeToLive": "agentStep", "providerOptions": {"a": {"b": 1}}},
+        ),
+    ],
+)
+def test_of_a_message_only_what_clients_take_is_kept(message: Json, kept: Json | None) -> None:
+    assert clean_history([message]) == ([] if kept is None else [kept])
+
+
+@pytest.mark.parametrize("part", [{"type": "json"}, {"type": "media", "data": 1, "mediaType": "a/b"}, {"value": 1}, 7])
+def test_of_an_output_only_what_clients_take_is_kept(part: object) -> None:
+    message = result("1", None)
+    message["content"]["output"].append(part)
+    assert clean_history([message]) == [result("1", None)]
+
+
 def test_a_state_tolerates_what_is_missing() -> None:
     state = AgentState.read({"stepsRemaining": None, "messageHistory": 7, "creditsUsed": 9})
     assert state.write() == {

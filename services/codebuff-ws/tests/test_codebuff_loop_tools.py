@@ -47,6 +47,12 @@ def test_every_schema_is_one(name: str) -> None:
             {"command": "ls", "mode": "assistant", "process_type": "BACKGROUND", "cwd": "a", "timeout_seconds": -1},
             None,
         ),
+        (
+            "run_terminal_command",
+            {"command": "ls", "timeout_seconds": 2**31 / 1000},
+            {"command": "ls", "mode": "assistant", "process_type": "SYNC", "timeout_seconds": -1},
+            None,
+        ),
         ("code_search", {"pattern": "a.b"}, {"pattern": "a.b", "maxResults": 30}, 30.0),
         (
             "code_search",
@@ -132,6 +138,24 @@ TOOL = {
     "exampleInputs": [{"city": "Oslo"}],
     "endsAgentStep": True,
 }
+
+
+async def test_of_a_long_output_a_model_reads_the_beginning_and_the_end() -> None:
+    client = FakeClient()
+    client.tools["run_terminal_command"] = lambda _: [
+        {"type": "json", "value": {"stdout": "a" * 100_000 + "b" * 100_000, "stderr": "short", "exitCode": 1}}
+    ]
+    _, [result] = await called(Call("run_terminal_command", {"command": "x"}), client=client)
+    left_out = "\n[140000 characters left out]\n"
+    assert result == {"stdout": "a" * 30_000 + left_out + "b" * 30_000, "stderr": "short", "exitCode": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [({}, 30.0), ({"timeout_seconds": 90}, 90.0), ({"timeout_seconds": -1}, None)]
+)
+async def test_the_input_of_a_custom_tool_may_say_how_long_it_takes(given: Json, seconds: float | None) -> None:
+    world, _ = await called(Call("build", given), customToolDefinitions={"build": {}})
+    assert world.client.tool_requests == [("build", given, "p1", seconds)]
 
 
 async def test_custom_tools_are_the_clients() -> None:

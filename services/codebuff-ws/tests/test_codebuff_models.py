@@ -126,6 +126,16 @@ async def test_an_answer_that_breaks_is_an_error(valkey: ValkeyProcess, script: 
     assert len(worker.requests) == 1
 
 
+async def test_what_came_with_an_error_comes_before_it(valkey: ValkeyProcess) -> None:
+    broken = ScriptedWorker([[[STARTED, BLOCK, text("so"), *failed(make_error(UPSTREAM, "broken"))]]])
+    async with dispatching(valkey, broken) as dispatch:
+        stream = dispatch.stream(CHAT, model="one", caller=Caller(), request_id="r1", session_id="s1")
+        async with aclosing(stream) as windows:
+            assert "so" in [event.text_delta.text for event in await anext(windows)]
+            with pytest.raises(PatchbayError, match="broken"):
+                await anext(windows)
+
+
 async def test_closing_the_stream_stops_the_upstream(valkey: ValkeyProcess) -> None:
     worker = ScriptedWorker([[[STARTED, BLOCK, text("par")], HANG]])
     async with dispatching(valkey, worker) as dispatch:
