@@ -377,6 +377,44 @@ def test_an_agent_of_the_users_own(world: World) -> None:
     assert "steps are left" not in written
 
 
+PROGRAM = """function* ({ agentState, prompt, params, logger }) {
+  const { toolResult } = yield { toolName: 'read_files', input: { paths: ['program.txt'] } }
+  yield 'STEP'
+  const { agentState: after } = yield {
+    toolName: 'run_terminal_command', input: { command: 'echo by program' }, includeToolCall: false,
+  }
+  yield 'STEP_ALL'
+  yield {
+    toolName: 'set_output',
+    input: { read: toolResult[0].value[0].content, prompt, params, messages: after.messageHistory.length > 2 },
+  }
+}"""
+
+
+def test_an_agent_that_is_a_program(world: World) -> None:
+    (world.project / "program.txt").write_text("for the program\n")
+    fields = {"handleSteps": PROGRAM, "outputMode": "structured_output"}
+    tools = ["read_files", "run_terminal_command", "set_output"]
+    turns = ("A step.", [call("run_terminal_command", command="echo by model")], "All steps.")
+    run = world.run("programmed", *turns, tools=tools, fields=fields, prompt="Obey", params={"n": 1})
+    said = {"read": "for the program\n", "prompt": "Obey", "params": {"n": 1}, "messages": True}
+    assert run.output == {"type": "structuredOutput", "value": said}
+    assert [found["stdout"] for found in run.outputs("run_terminal_command")] == ["by program\n", "by model\n"]
+    # The program's own call that it wants shown comes as words, too.
+    assert run.text.endswith("A step.All steps.")
+    first, second, _ = world.asked("programmed")
+    assert "for the program" in json.dumps(first["messages"])
+    assert "by program" not in json.dumps(second["messages"])
+
+
+def test_a_program_that_fails(world: World) -> None:
+    throws = "function* () { yield 'STEP'; throw new Error('it is over') }"
+    run = world.run("thrower", "A step.", fields={"handleSteps": throws})
+    assert run.output["type"] == "error"
+    assert "it is over" in run.output["message"]
+    assert run.text.startswith("A step.")
+
+
 def test_agents_side_by_side(world: World) -> None:
     one_does = call("run_terminal_command", command="echo by a child")
     workers = [

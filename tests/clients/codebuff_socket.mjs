@@ -2,6 +2,7 @@
 //
 // In, a JSON object a line: what `run()` takes, as far as JSON can say it, and
 //   id                 names the run in all that is said of it
+//   agent              a definition may have `handleSteps`, as the text of a function
 //   customTools        names of the tools below
 //   overrides          tool -> {returns: value}, {throws: message}, or {hangs: true};
 //                      with `cancels: true` the call cancels the prompt
@@ -94,12 +95,18 @@ function overrides(run, wanted) {
   return Object.fromEntries(replaced)
 }
 
-async function run({ id, apiKey, customTools: tools = [], overrides: replaced = {}, cancelAfterChunks, ...options }) {
+// The SDK wants a function, whose text it sends.
+function withProgram(agent) {
+  return agent.handleSteps ? { ...agent, handleSteps: (0, eval)(`(${agent.handleSteps})`) } : agent
+}
+
+async function run({ id, apiKey, agent, customTools: tools = [], overrides: replaced = {}, cancelAfterChunks, ...options }) {
   // By the fingerprint, `cancel` finds the socket.
   const client = new CodebuffClient({ apiKey, fingerprintId: id })
   let chunks = 0
   const result = await client.run({
     ...options,
+    agent: withProgram(agent),
     cwd: options.cwd === null ? undefined : process.cwd(),
     customToolDefinitions: customTools(id, tools),
     overrideTools: overrides(id, replaced),
