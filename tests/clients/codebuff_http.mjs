@@ -1,0 +1,78 @@
+// Runs prompts with @codebuff/sdk 0.10. Standard input: a JSON array of scenarios, which run side by side:
+//   {name, apiKey?, cwd, agent: id or definition, prompts: [text], agentDefinitions?, options?: more of run(),
+//    overrides?: {tool: its output}, abortOn?: text, connection?: whether to ask for it}
+// A prompt goes on from the one before it. In definitions `handleSteps` is the source of a generator. With `abortOn`
+// the run is aborted when a stream's text holds it. Standard output: JSON lines
+//   {scenario, kind: "event" | "chunk" | "override" | "custom" | "connection" | "result" | "thrown", value}
+// and in the end {kind: "calls", value: [{method, path, status}]}.
+import { text } from 'node:stream/consumers'
+import { CodebuffClient, getCustomToolDefinition } from 'codebuff-sdk-http'
+import { z } from 'zod/v4'
+
+function say(line) {
+  process.stdout.write(JSON.stringify(line) + '\n')
+}
+
+function definition(raw) {
+  return raw.handleSteps ? { ...raw, handleSteps: (0, eval)(`(${raw.handleSteps})`) } : raw
+}
+
+function customTools(tell) {
+  const lookUp = getCustomToolDefinition({
+    toolName: 'look_up',
+    description: 'Looks a word up.',
+    inputSchema: z.object({ word: z.string(), times: z.number().default(2) }),
+    exampleInputs: [{ word: 'tree' }],
+    execute: async (input) => {
+      tell('custom', input)
+      return [{ type: 'json', value: { meaning: `${input.word} times ${input.times}` } }]
+    },
+  })
+  return [lookUp]
+}
+
+async function play({ name, apiKey, cwd, agent, prompts, agentDefinitions = [], options, overrides, abortOn, connection }) {
+  const tell = (kind, value) => say({ scenario: name, kind, value })
+  const client = new CodebuffClient({ apiKey: apiKey ?? process.env.CODEBUFF_API_KEY, cwd })
+  if (connection) tell('connection', await client.checkConnection())
+  const overrideTools = Object.fromEntries(
+    Object.entries(overrides ?? {}).map(([tool, output]) => [
+      tool,
+      async (input) => {
+        tell('override', { tool, input })
+        return output
+      },
+    ]),
+  )
+  let previousRun
+  for (const prompt of prompts) {
+    const controller = new AbortController()
+    try {
+      previousRun = await client.run({
+        agent: typeof agent === 'string' ? agent : definition(agent),
+        prompt,
+        previousRun,
+        agentDefinitions: agentDefinitions.map(definition),
+        customToolDefinitions: customTools(tell),
+        overrideTools,
+        signal: controller.signal,
+        handleEvent: (event) => tell('event', event),
+        handleStreamChunk: (chunk) => {
+          tell('chunk', chunk)
+          if (abortOn && typeof chunk === 'string' && chunk.includes(abortOn)) controller.abort()
+        },
+        ...options,
+      })
+    } catch (error) {
+      tell('thrown', { message: error.message, statusCode: error.statusCode })
+      return
+    }
+    const { messageHistory, runId, creditsUsed, contextTokenCount } = previousRun.sessionState.mainAgentState
+    tell('result', { output: previousRun.output, messages: messageHistory, runId, creditsUsed, contextTokenCount })
+  }
+}
+
+await Promise.all(JSON.parse(await text(process.stdin)).map(play))
+say({ kind: 'calls', value: globalThis.testCalls })
+// The SDK keeps timers.
+process.stdout.write('', () => process.exit(0))

@@ -1,0 +1,135 @@
+"""Programs that use the published `@codebuff/sdk` 0.10, whose agents run in the program itself, with homes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+_CLIENTS = Path(__file__).parent / "clients"
+_REDIRECT = Path(__file__).parent.parent / "deploy" / "codebuff" / "redirect.mjs"
+_SDK = _CLIENTS / "node_modules" / "codebuff-sdk-http"
+_INSTALL = "Codebuff's SDK is not installed: run `make tests/clients/node_modules/.bin/codex`"
+_SECONDS = 60
+
+
+@dataclass
+class Scenario:
+    """What a program did of one scenario (see `clients/codebuff_http.mjs`).
+
+    Attributes:
+        events: What `handleEvent` was given.
+        chunks: What `handleStreamChunk` was given.
+        overrides: The calls of tools that the program replaced.
+        customs: The inputs of its own tool, `look_up`.
+        connections: What `checkConnection` said.
+        results: For each prompt its output, its messages, its run and its credits.
+        thrown: What `run` raised.
+    """
+
+    events: list[Json] = field(default_factory=list)
+    chunks: list[Any] = field(default_factory=list)
+    overrides: list[Json] = field(default_factory=list)
+    customs: list[Json] = field(default_factory=list)
+    connections: list[bool] = field(default_factory=list)
+    results: list[Json] = field(default_factory=list)
+    thrown: list[Json] = field(default_factory=list)
+
+    @property
+    def result(self) -> Json:
+        """Of the one prompt."""
+        assert not self.thrown, self.thrown
+        (result,) = self.results
+        return result
+
+    @property
+    def output(self) -> Json:
+        output: Json = self.result["output"]
+        return output
+
+    @property
+    def text(self) -> str:
+        """The text of the stream, without what sub-agents said."""
+        return "".join(chunk for chunk in self.chunks if isinstance(chunk, str))
+
+    @property
+    def reasoning(self) -> str:
+        return self._joined("reasoning_chunk")
+
+    @property
+    def subagents(self) -> str:
+        return self._joined("subagent_chunk")
+
+    def _joined(self, kind: str) -> str:
+        return "".join(chunk["chunk"] for chunk in self.chunks if isinstance(chunk, dict) and chunk["type"] == kind)
+
+    def of(self, kind: str) -> list[Json]:
+        """The events of a kind."""
+        return [event for event in self.events if event["type"] == kind]
+
+    def tool_results(self, tool: str) -> list[Any]:
+        """What a tool gave, each time."""
+        found = [event["output"] for event in self.of("tool_result") if event["toolName"] == tool]
+        return [part["value"] for output in found for part in output]
+
+
+@dataclass
+class Ran:
+    """What a program did.
+
+    Attributes:
+        scenarios: By name.
+        calls: Its calls over HTTP: `method`, `path` and `status`.
+    """
+
+    scenarios: dict[str, Scenario]
+    calls: list[Json]
+
+
+_PLACES = {
+    "event": "events",
+    "chunk": "chunks",
+    "override": "overrides",
+    "custom": "customs",
+    "connection": "connections",
+    "result": "results",
+    "thrown": "thrown",
+}
+
+
+def run_scenarios(scenarios: Sequence[Json], *, url: str, home: Path, api_key: str, environ: Json | None = None) -> Ran:
+    """Runs the scenarios, side by side in one program, against the Patchbay at `url`."""
+    assert _SDK.exists(), _INSTALL
+    home.mkdir(parents=True, exist_ok=True)
+    node = str(Path(sysconfig.get_path("scripts"), "node"))
+    command = [node, "--import", str(_CLIENTS / "codebuff_http_network.mjs"), "--import", str(_REDIRECT)]
+    done = subprocess.run(
+        [*command, str(_CLIENTS / "codebuff_http.mjs")],
+        input=json.dumps(scenarios),
+        env={
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(home),
+            "PATCHBAY_URL": url,
+            "CODEBUFF_API_KEY": api_key,
+            **(environ or {}),
+        },
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    ran = Ran({scenario["name"]: Scenario() for scenario in scenarios}, [])
+    for line in done.stdout.splitlines():
+        said = json.loads(line)
+        if said["kind"] == "calls":
+            ran.calls = said["value"]
+        else:
+            getattr(ran.scenarios[said["scenario"]], _PLACES[said["kind"]]).append(said["value"])
+    return ran
