@@ -335,7 +335,10 @@ scenario("tools", agent("tools", *TOOLS))
 def test_tools_look_at_the_project(world: World) -> None:
     told = world.of("tools")
     (files,) = told.tool_results("read_files")
-    assert {file["path"]: file["content"] for file in files} == {"greet.py": PROJECT["greet.py"]}
+    assert {file["path"]: file["content"] for file in files} == {
+        "greet.py": PROJECT["greet.py"],
+        "none.py": "[FILE_DOES_NOT_EXIST]",
+    }
     (globbed,) = told.tool_results("glob")
     assert globbed["files"] == ["src/tree.txt"]
     (listed,) = told.tool_results("list_directory")
@@ -383,7 +386,7 @@ def test_a_model_sees_what_its_tools_gave(world: World) -> None:
 scripted(
     "own-tools",
     step(
-        call("look_up", word="oak"),
+        call("look_up", word="oak", times=2),
         call("write_file", path="kept.txt", instructions="New.", content="not really\n"),
         call("run_terminal_command", command="touch ran"),
     ),
@@ -584,7 +587,7 @@ def test_the_tokens_of_runs(world: World) -> None:
     run_id = world.of("parent").result["runId"]
     parent = world.run(run_id)
     steps = [(step["model"], step["input_tokens"], step["output_tokens"]) for step in parent["steps"]]
-    assert steps == [("parent", 100, 11), ("parent", 200, 12)]
+    assert steps == [("chat/parent", 100, 11), ("chat/parent", 200, 12)]
     assert (parent["input_tokens"], parent["output_tokens"]) == (300, 23)
     finder = world.run(world.of("finder").result["runId"])
     # With the model that found files for it.
@@ -660,7 +663,8 @@ MODEL_ERRORS = {
     "busy": (429, "Far too many."),
 }
 for name, (status, message) in MODEL_ERRORS.items():
-    scripted(name, Script(error=ErrorReply(status=status, message=message)))
+    retry_after = 1.0 if status == 429 else None
+    scripted(name, Script(error=ErrorReply(status=status, message=message, retry_after=retry_after)))
     scenario(name, agent(name))
 scripted("busy-once", Script(error=ErrorReply(status=429, retry_after=1.0)), step(Text(text="Now I can.")))
 scenario("busy-once", agent("busy-once"))
@@ -677,9 +681,15 @@ def test_a_model_that_nobody_has(world: World) -> None:
 @pytest.mark.parametrize("name", MODEL_ERRORS)
 def test_what_an_upstream_refuses(world: World, name: str) -> None:
     status, message = MODEL_ERRORS[name]
-    told = world.of(name)
-    assert (told.output["type"], told.output["statusCode"]) == ("error", status)
-    assert message in told.output["message"]
+    output = world.of(name).output
+    assert output["type"] == "error"
+    assert message in output["message"]
+    tries = [request.status for request in world.requests if request.model == name]
+    if status == 429:
+        assert "Failed after 4 attempts" in output["message"]
+        assert tries == [429] * 4
+    else:
+        assert (output["statusCode"], tries) == (status, [status])
 
 
 def test_the_client_tries_again_when_an_upstream_is_busy(world: World) -> None:

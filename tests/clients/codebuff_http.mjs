@@ -21,8 +21,8 @@ function customTools(tell) {
   const lookUp = getCustomToolDefinition({
     toolName: 'look_up',
     description: 'Looks a word up.',
-    inputSchema: z.object({ word: z.string(), times: z.number().default(2) }),
-    exampleInputs: [{ word: 'tree' }],
+    inputSchema: z.object({ word: z.string(), times: z.number() }),
+    exampleInputs: [{ word: 'tree', times: 1 }],
     execute: async (input) => {
       tell('custom', input)
       return [{ type: 'json', value: { meaning: `${input.word} times ${input.times}` } }]

@@ -46,6 +46,15 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class RunChat(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer of a model to a run whose client says nothing of tokens: part of the first step after `after`."""
+
+    after: int
+    model: str
+    input_tokens: int
+    output_tokens: int
+
+
 class RunEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended; the total is with the credits of the agents that it started."""
 
@@ -58,12 +67,18 @@ class RunEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a run."""
+    """What is known of a run; `chats` are the answers of a step that has not been told of."""
 
     run_id: str
     start: RunStart
     steps: tuple[RunStep, ...]
+    chats: tuple[RunChat, ...]
     end: RunEnd | None
+
+    @property
+    def last_step(self) -> int:
+        """The number of the last step that was told of; 0: none."""
+        return self.steps[-1].number if self.steps else 0
 
     @property
     def parent_run_id(self) -> str | None:
@@ -73,6 +88,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def described(self) -> dict[str, Any]:
         """The run as the API shows it."""
         end = self.end
+        parts: list[RunStep | RunChat] = [*self.steps, *self.chats]
         return {
             "id": self.run_id,
             "agent_id": self.start.agent_id,
@@ -83,8 +99,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "ended_at": None if end is None else end.ended_at,
             "error": "" if end is None else end.error,
             "total_steps": len(self.steps) if end is None else end.total_steps,
-            "input_tokens": sum(step.input_tokens for step in self.steps),
-            "output_tokens": sum(step.output_tokens for step in self.steps),
+            "input_tokens": sum(part.input_tokens for part in parts),
+            "output_tokens": sum(part.output_tokens for part in parts),
             "direct_credits": sum(step.credits for step in self.steps) if end is None else end.direct_credits,
             "total_credits": None if end is None else end.total_credits,
             "steps": msgspec.to_builtins(self.steps),
@@ -158,6 +174,19 @@ class CodebuffRuns:
         )
         await self._set(run_id, f"step:{number}", step)
 
+    async def chat(
+        self, run_id: str, request_id: str, *, after: int, model: str, input_tokens: int, output_tokens: int
+    ) -> None:
+        """A model has answered a run whose client says nothing of tokens.
+
+        Args:
+            request_id: What makes the answer one of its own.
+            after: The last step that was told of when the model was asked (see `Run.last_step`).
+            input_tokens: With those read from a cache.
+        """
+        chat = RunChat(after=after, model=model, input_tokens=input_tokens, output_tokens=output_tokens)
+        await self._set(run_id, f"chat:{request_id}", chat)
+
     async def finish(
         self, run_id: str, *, status: Status, total_steps: int, direct_credits: int, total_credits: int, error: str = ""
     ) -> None:
@@ -183,11 +212,17 @@ class CodebuffRuns:
         fields = _fields(kept)
         if "start" not in fields:
             return None
-        steps = [msgspec.json.decode(value, type=RunStep) for name, value in fields.items() if name.startswith("step:")]
+        told = [msgspec.json.decode(value, type=RunStep) for name, value in fields.items() if name.startswith("step:")]
+        chats = [msgspec.json.decode(value, type=RunChat) for name, value in fields.items() if name.startswith("chat:")]
+        steps = []
+        for step in sorted(told, key=lambda step: step.number):
+            steps.append(_with_chats(step, [chat for chat in chats if chat.after < step.number]))
+            chats = [chat for chat in chats if chat.after >= step.number]
         return Run(
             run_id=run_id,
             start=msgspec.json.decode(fields["start"], type=RunStart),
-            steps=tuple(sorted(steps, key=lambda step: step.number)),
+            steps=tuple(steps),
+            chats=tuple(chats),
             end=msgspec.json.decode(fields["end"], type=RunEnd) if "end" in fields else None,
         )
 
@@ -221,6 +256,17 @@ class CodebuffRuns:
 def cancellation(owner: str, run_id: str) -> str:
     """A name for a run of an owner's, as other replicas hear it."""
     return _digest(owner, run_id)
+
+
+def _with_chats(step: RunStep, chats: Sequence[RunChat]) -> RunStep:
+    if not chats:
+        return step
+    return msgspec.structs.replace(
+        step,
+        model=step.model or chats[0].model,
+        input_tokens=step.input_tokens + sum(chat.input_tokens for chat in chats),
+        output_tokens=step.output_tokens + sum(chat.output_tokens for chat in chats),
+    )
 
 
 def _digest(owner: str, name: str) -> str:

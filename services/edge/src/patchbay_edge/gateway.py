@@ -22,7 +22,7 @@ from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
 from patchbay_edge.chat import OWN_SESSION_HEADER, Job, Requests, answer_chat
-from patchbay_edge.codebuff.chat import CodebuffChats, CollectedExchange, combined
+from patchbay_edge.codebuff.chat import CodebuffChats, CollectedExchange, combined, combined_notes
 from patchbay_edge.endpoints import CODEX_PREFIX, AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.reply import upstream_headers
@@ -143,7 +143,7 @@ class Gateway:
                     group.create_task(self._answer(replace(job, exchange=exchange), started))
         except* PatchbayError as errors:
             raise _first(errors) from errors
-        job.exchange.notes |= exchanges[0].notes
+        job.exchange.notes |= combined_notes(exchanges)
         body = combined([bytes(exchange.body) for exchange in exchanges])
         await job.exchange.answer(200, body, {"content-type": "application/json"})
 

@@ -22,7 +22,7 @@ from patchbay.dialects.openai_chat import DIALECT as OPENAI_CHAT
 from patchbay.dispatch.callers import Identity
 from patchbay.errors import INVALID_REQUEST, UPSTREAM, InvalidRequest, PatchbayError, make_error
 from patchbay.settings.codebuff import Codebuff
-from patchbay.state.codebuff_runs import CodebuffRuns, cancellation
+from patchbay.state.codebuff_runs import CodebuffRuns, Run, cancellation
 from patchbay.state.connection import RedisUnavailable
 from patchbay_edge.endpoints import API_PREFIX, Endpoint, Operation
 from patchbay_edge.exchange import Exchange
@@ -34,6 +34,7 @@ _DROPPED = ("codebuff_metadata", "provider", "usage")
 # stop sequence at all.
 _TEXT_STOP = '"cb_easp"'
 _MAX_ANSWERS = 16
+_INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -51,11 +52,15 @@ class CodebuffChat:
         body: The request without what is Codebuff's own.
         name: The run, as other edges hear of it.
         answers: How many answers are wanted, in one.
+        run: The run as it was when the chat came; None: it is not known.
+        model: The model that is asked.
     """
 
     body: bytes
     name: str
     answers: int
+    run: Run | None
+    model: str
 
 
 class CodebuffChats:
@@ -82,34 +87,39 @@ class CodebuffChats:
             metadata = msgspec.json.decode(fields["codebuff_metadata"], type=_Metadata)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest(f"codebuff_metadata: {error}", "codebuff_metadata") from error
-        agent_id = await self._agent(identity.owner, metadata.run_id)
+        run = await self._run(identity.owner, metadata.run_id)
         for name in _DROPPED:
             fields.pop(name, None)
         if "stop" in fields:
             _without_text_stop(fields)
+        model = ""
         if "model" in fields:
             own = msgspec.json.decode(fields["model"])
             if isinstance(own, str):
-                model = self._model(agent_id, metadata.cost_mode, own)
+                model = self._model("" if run is None else run.start.agent_id, metadata.cost_mode, own)
                 fields["model"] = msgspec.Raw(msgspec.json.encode(model))
         answers = metadata.n or 1
         if not 1 <= answers <= _MAX_ANSWERS:
             raise InvalidRequest(f"codebuff_metadata.n: must be from 1 to {_MAX_ANSWERS}", "codebuff_metadata.n")
         if answers > 1:
             fields["stream"] = msgspec.Raw(b"false")
-        return CodebuffChat(msgspec.json.encode(fields), cancellation(identity.owner, metadata.run_id), answers)
+        elif "stream" in fields and msgspec.json.decode(fields["stream"]) is True:
+            # It does not ask for what it takes: the cost of an answer, which it counts its credits by.
+            fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
+        name = cancellation(identity.owner, metadata.run_id)
+        return CodebuffChat(msgspec.json.encode(fields), name, answers, run, model)
 
-    async def _agent(self, owner: str, run_id: str) -> str:
-        """The agent of a run; empty: it is not known."""
+    async def _run(self, owner: str, run_id: str) -> Run | None:
+        """The caller's run; None: it is not known."""
         try:
             run = await self._runs.find(run_id)
         except RedisUnavailable:
-            return ""
+            return None
         if run is None or run.start.owner != owner:
-            return ""
+            return None
         if run.end is not None and run.end.status == "cancelled":
             raise _cancelled()
-        return run.start.agent_id
+        return run
 
     def _model(self, agent_id: str, cost_mode: str, own: str) -> str:
         if own.isdecimal():
@@ -146,6 +156,20 @@ class CodebuffChats:
             others.discard(running)
             if not others:
                 del self._running[chat.name]
+        if chat.run is not None:
+            await self._keep(chat, chat.run, exchange)
+
+    async def _keep(self, chat: CodebuffChat, run: Run, exchange: Exchange) -> None:
+        """Keeps what an answer used: the client says only that a step is done."""
+        tokens = {name: count for name, count in exchange.notes.items() if isinstance(count, int)}
+        await self._runs.chat(
+            run.run_id,
+            exchange.request_id,
+            after=run.last_step,
+            model=chat.model,
+            input_tokens=sum(tokens.get(name, 0) for name in _INPUT),
+            output_tokens=tokens.get("output_tokens", 0),
+        )
 
     def cancel(self, name: str) -> None:
         """Ends the chats that this edge answers for a run."""
@@ -233,6 +257,17 @@ def combined(bodies: Sequence[bytes]) -> bytes:
             if isinstance(usages[0][name], int | float)
         }
     return msgspec.json.encode(whole)
+
+
+def combined_notes(exchanges: Sequence[Exchange]) -> dict[str, str | int]:
+    """What is noted of several answers as of one: what the first says, and the sum of what is counted."""
+    notes = dict(exchanges[0].notes)
+    for exchange in exchanges[1:]:
+        for name, value in exchange.notes.items():
+            sofar = notes.get(name, 0)
+            if isinstance(value, int) and isinstance(sofar, int):
+                notes[name] = sofar + value
+    return notes
 
 
 def _without_text_stop(fields: dict[str, msgspec.Raw]) -> None:
