@@ -1,4 +1,4 @@
-"""Programs that use the published `@codebuff/sdk` 0.10, whose agents run in the program itself, with homes of their own."""
+"""Programs that use the published `@codebuff/sdk` 0.10, whose agents run in the program; each has its own home."""
 
 from __future__ import annotations
 

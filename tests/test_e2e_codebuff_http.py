@@ -1,4 +1,4 @@
-"""The published Codebuff SDK whose agents run in the client (0.10): every tool, sub-agents, faults, and every backend."""
+"""Codebuff's published SDK whose agents run in the client (0.10): its tools, sub-agents, faults, every backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -102,14 +102,18 @@ class Service:
             return "application/json", json.dumps({"result": f"docs of {body['libraryTitle']}"}).encode()
         costs = {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020, "cost": 0.02}
         chunks: list[Json] = [
-            {"id": "gen-1", "model": "paid", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Yes."}}]},
+            {
+                "id": "gen-1",
+                "model": "paid",
+                "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Yes."}}],
+            },
             {"id": "gen-1", "model": "paid", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
             {"id": "gen-1", "model": "paid", "choices": [], "usage": costs},
         ]
         sent = [f"data: {json.dumps({'object': 'chat.completion.chunk', **chunk})}\n\n" for chunk in chunks]
         return "text/event-stream", ("".join(sent) + "data: [DONE]\n\n").encode()
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -169,7 +173,7 @@ def config_for(upstream: StandinProcess, service: Service, home: Path) -> Json:
             "kind": "claude-cli",
             "base_url": upstream.url,
             "api_key": "sk-ant-made-up",
-            "pool": {"min_spare": 1, "max_processes": 4},
+            "pool": {"min_spare": 1, "max_processes": 8},
         },
         "chatgpt": {
             "kind": "codex",
@@ -180,7 +184,8 @@ def config_for(upstream: StandinProcess, service: Service, home: Path) -> Json:
         },
     }
     agents = {name: f"chat/{name}" for name in ("base", "ask", "file-picker")}
-    agents |= {f"{kind}-{backend}": f"{backend}/{kind}-{backend}" for kind in ("core", "shaped") for backend in BACKENDS}
+    kinds = ("core", "shaped", "abort")
+    agents |= {f"{kind}-{backend}": f"{backend}/{kind}-{backend}" for kind in kinds for backend in BACKENDS}
     return {
         "backends": backends,
         "server": {"keep_alive_ping_seconds": 0.3},
@@ -260,7 +265,7 @@ def test_a_text_is_streamed_once(world: World) -> None:
     assert "".join(event["text"] for event in told.of("text")) == WORDS
     assert told.output["type"] == "lastMessage"
     assert WORDS.strip() in json.dumps(told.output["value"])
-    assert [event["type"] for event in told.events][0::len(told.events) - 1] == ["start", "finish"]
+    assert [event["type"] for event in told.events][0 :: len(told.events) - 1] == ["start", "finish"]
     assert told.connections == [True]
 
 
@@ -301,6 +306,7 @@ def test_a_picture_is_shown_to_the_model(world: World) -> None:
 
 # --- Tools.
 
+PATCH = "@@\n-old notes\n+new notes\n"
 QUESTION: Json = {"question": "Which?", "options": [{"label": "this"}, {"label": "that"}]}
 scripted(
     "tools",
@@ -315,7 +321,7 @@ scripted(
     step(
         call("str_replace", path="greet.py", replacements=[{"old": "'hello'", "new": "'good day'"}]),
         call("write_file", path="made/new.txt", instructions="New.", content="all new\n"),
-        call("apply_patch", operation={"type": "update_file", "path": "notes.md", "diff": "@@\n-old notes\n+new notes\n"}),
+        call("apply_patch", operation={"type": "update_file", "path": "notes.md", "diff": PATCH}),
         call("run_terminal_command", command="printf 'from %s' \"$PWD\" > proof.txt; echo out; echo err >&2; exit 3"),
     ),
     step(
@@ -472,8 +478,12 @@ def test_searches_that_are_not_there_say_so_to_the_model(world: World) -> None:
 
 
 # A model of their server's own, known by a number, finds files.
-scripted("finder", step(call("find_files", prompt="Where is the greeting?")), step(Text(text="In greet.py.")))
-scripted("claude-haiku-4-5", step(Text(text="greet.py")))
+scripted(
+    "finder",
+    step(call("find_files", prompt="Where is the greeting?"), usage=Usage(input=10, output=1)),
+    step(Text(text="In greet.py."), usage=Usage(input=20, output=2)),
+)
+scripted("claude-haiku-4-5", step(Text(text="greet.py"), usage=Usage(input=1000, cache_read=400, output=7)))
 scenario("finder", agent("finder", "find_files"))
 
 
@@ -589,14 +599,33 @@ def test_the_tokens_of_runs(world: World) -> None:
     steps = [(step["model"], step["input_tokens"], step["output_tokens"]) for step in parent["steps"]]
     assert steps == [("chat/parent", 100, 11), ("chat/parent", 200, 12)]
     assert (parent["input_tokens"], parent["output_tokens"]) == (300, 23)
-    finder = world.run(world.of("finder").result["runId"])
-    # With the model that found files for it.
-    assert finder["steps"][0]["input_tokens"] > finder["steps"][1]["input_tokens"] / 2
+
+
+def test_the_tokens_of_a_model_that_helps(world: World) -> None:
+    run = world.run(world.of("finder").result["runId"])
+    assert [(step["input_tokens"], step["output_tokens"]) for step in run["steps"]] == [(1010, 8), (20, 2)]
 
 
 def test_runs_are_for_those_who_made_them(world: World) -> None:
     url = f"{world.cluster.url}/v1/codebuff/runs/{world.of('parent').result['runId']}"
     assert httpx.get(url, headers={"authorization": f"Bearer {ANOTHER_KEY}"}).status_code == 404
+
+
+PROMPTED: Json = {"prompt": {"type": "string", "description": "What to do."}}
+scripted("direct", step(call("helper", prompt="You do it.")), step(Text(text="The helper did it.")))
+scripted("helper", step(Text(text="I did it.")))
+scenario(
+    "direct",
+    agent("direct", "spawn_agents", spawnableAgents=["helper"]),
+    agentDefinitions=[agent("helper", inputSchema=PROMPTED)],
+)
+
+
+def test_an_agent_is_a_tool_too(world: World) -> None:
+    told = world.of("direct")
+    assert told.subagents == "I did it."
+    assert told.text.endswith("The helper did it.")
+    assert "You do it." in json.dumps(world.bodies("helper")[0]["messages"])
 
 
 ANSWER: Json = {"type": "object", "properties": {"answer": {"type": "number"}}, "required": ["answer"]}
@@ -663,7 +692,7 @@ MODEL_ERRORS = {
     "busy": (429, "Far too many."),
 }
 for name, (status, message) in MODEL_ERRORS.items():
-    retry_after = 1.0 if status == 429 else None
+    retry_after = 0.1 if status == 429 else None
     scripted(name, Script(error=ErrorReply(status=status, message=message, retry_after=retry_after)))
     scenario(name, agent(name))
 scripted("busy-once", Script(error=ErrorReply(status=429, retry_after=1.0)), step(Text(text="Now I can.")))
@@ -687,7 +716,7 @@ def test_what_an_upstream_refuses(world: World, name: str) -> None:
     tries = [request.status for request in world.requests if request.model == name]
     if status == 429:
         assert "Failed after 4 attempts" in output["message"]
-        assert tries == [429] * 4
+        assert len(tries) >= 4
     else:
         assert (output["statusCode"], tries) == (status, [status])
 
@@ -705,16 +734,18 @@ def test_an_answer_that_breaks(world: World) -> None:
     assert world.run(told.result["runId"])["status"] == "failed"
 
 
-for name in ("abort", "abort-elsewhere"):
-    scripted(name, step(Text(text="I begin, and then nothing comes."), silence_after=2))
+ABORTS = ("abort-elsewhere", *(f"abort-{backend}" for backend in BACKENDS))
+for name in ABORTS:
+    # The client looks for its user's wish only when something comes, and here nothing does.
+    scripted(name, step(Text(text="I begin, and then nothing comes."), silence_after=1))
     scenario(name, agent(name), abortOn="I")
 scripted("old-node", step(Text(text="It is old.")))
 scenario("old-node", agent("old-node"))
 
 
-@pytest.mark.parametrize("name", ["abort", "abort-elsewhere"])
+@pytest.mark.parametrize("name", ABORTS)
 def test_an_abort_ends_what_is_generated(world: World, name: str) -> None:
-    ran = world.main if name == "abort" else world.other
+    ran = world.other if name in OTHER_EDGE else world.main
     told = ran.scenarios[name]
     assert "cancelled" in told.output["message"].lower()
     assert world.run(told.result["runId"])["status"] == "cancelled"
@@ -742,7 +773,7 @@ for backend in BACKENDS:
     )
     scenario(
         f"core-{backend}",
-        agent(f"core-{backend}", "write_file", "run_terminal_command", model="some/model"),
+        agent(f"core-{backend}", *TOOLS, "web_search", "read_docs", "look_up", model="some/model"),
         ("Write it.", "Thank you."),
     )
     scripted(f"shaped-{backend}", step(call("set_output", answer=4.5)), step(Text(text="There.")))

@@ -35,6 +35,26 @@ async def test_a_run_is_kept_with_its_steps(redis: Redis) -> None:
     assert (shown["status"], shown["total_credits"], len(shown["error"])) == ("failed", 9, 2000)
 
 
+async def test_answers_are_parts_of_the_step_that_they_were_for(redis: Redis) -> None:
+    runs = CodebuffRuns(redis, ttl_seconds=60)
+    await runs.start("r", agent_id="base", ancestor_run_ids=(), caller=CALLER)
+    step = {"model": "", "input_tokens": 0, "output_tokens": 0, "cost": 0, "child_run_ids": ()}
+    answers = [("q1", 0, 100), ("q2", 0, 20), ("q3", 1, 3), ("q4", 4, 4)]
+    for request_id, after, tokens in answers:
+        await runs.chat("r", request_id, after=after, model="m", input_tokens=tokens, output_tokens=1)
+    # Steps without a model are counted as well, and one may be told of twice.
+    for number in (1, 3, 4, 1):
+        await runs.step("r", number=number, **step)  # type: ignore[arg-type]
+    run = await runs.find("r")
+    assert run is not None
+    assert run.last_step == 4
+    shown = run.described()
+    told = [(step["number"], step["model"], step["input_tokens"], step["output_tokens"]) for step in shown["steps"]]
+    assert told == [(1, "m", 120, 2), (3, "m", 3, 1), (4, "", 0, 0)]
+    # Those of a step that has not ended count as well.
+    assert (shown["input_tokens"], shown["output_tokens"]) == (127, 4)
+
+
 async def test_a_run_is_forgotten(redis: Redis, valkey: ValkeyProcess) -> None:
     runs = CodebuffRuns(redis, ttl_seconds=60)
     assert await runs.find("r") is None

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from patchbay.canonical import ChatEvent, Usage
 from patchbay.errors import OVERLOADED, QUOTA_EXCEEDED, make_error
 from patchbay.testing.eventually import eventually
 from patchbay.testing.worker import BLOCK, HANG, STARTED, ScriptedWorker, answer, failed, text
@@ -162,6 +163,32 @@ async def test_errors_are_told_in_their_shape(start_edge: StartEdge, code: Any, 
         answered = await edge.client.post(CHAT, json=chat(await start_run(edge.client), stream=True))
         assert answered.status_code == status
         assert answered.json()["error"]["message"] == "no"
+
+
+def used(said: str, tokens: int) -> Any:
+    events = answer(said)
+    usage = ChatEvent(usage=Usage(input_tokens=tokens, cache_read_tokens=1, output_tokens=2))
+    return [*events[:-1], [usage], events[-1]]
+
+
+async def test_what_the_answers_of_a_run_used_is_kept(start_edge: StartEdge) -> None:
+    worker = ScriptedWorker([used("a", 10), used("b", 20), used("c", 30), used("d", 40)])
+    async with start_edge(worker) as edge:
+        run_id = await start_run(edge.client)
+        streamed = await edge.client.post(CHAT, json=chat(run_id, stream=True, model="m1"))
+        # The client counts its credits by it, and does not ask for it.
+        assert '"usage":{' in streamed.text
+        step = {"stepNumber": 1, "credits": 0, "childRunIds": [], "status": "completed"}
+        assert (await edge.client.post(f"{RUNS}/{run_id}/steps", json=step)).status_code == 200
+        await edge.client.post(CHAT, json=chat(run_id, metadata={"n": 3}, model="m2"))
+        await edge.client.post(f"{RUNS}/{run_id}/steps", json={**step, "stepNumber": 2})
+
+        async def is_kept() -> bool:
+            run = (await edge.client.get(f"/v1/codebuff/runs/{run_id}")).json()
+            told = [(step["model"], step["input_tokens"], step["output_tokens"]) for step in run["steps"]]
+            return told == [("m1", 11, 2), ("m2", 93, 6)]
+
+        await eventually(is_kept)
 
 
 async def test_time_passes_in_data(start_edge: StartEdge) -> None:
