@@ -59,7 +59,8 @@ async function play({ name, apiKey, cwd, agent, prompts, agentDefinitions = [], 
         handleEvent: (event) => tell('event', event),
         handleStreamChunk: (chunk) => {
           tell('chunk', chunk)
-          if (abortOn && typeof chunk === 'string' && chunk.includes(abortOn)) controller.abort()
+          // Later, when nothing comes any more: as it is handed out, the client would see it at once.
+          if (abortOn && typeof chunk === 'string' && chunk.includes(abortOn)) setTimeout(() => controller.abort(), 200)
         },
         ...options,
       })

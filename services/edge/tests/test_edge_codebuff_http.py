@@ -191,7 +191,7 @@ async def test_what_the_answers_of_a_run_used_is_kept(start_edge: StartEdge) -> 
         await eventually(is_kept)
 
 
-async def test_time_passes_in_data(start_edge: StartEdge) -> None:
+async def test_time_passes_in_blank_thoughts(start_edge: StartEdge) -> None:
     go_on = asyncio.Event()
     worker = ScriptedWorker([[[STARTED, BLOCK, text("a")], go_on, *answer("b")[1:]]])
     async with start_edge(worker, server={"keep_alive_ping_seconds": 0.05}) as edge:
@@ -203,7 +203,7 @@ async def test_time_passes_in_data(start_edge: StartEdge) -> None:
                     continue
                 assert line.startswith("data: ")
                 chunks.append(line)
-                if '"delta":{},"finish_reason":null' in line:
+                if '"delta":{"reasoning_content":" "},"finish_reason":null' in line:
                     go_on.set()
         assert go_on.is_set()
         assert chunks[-1] == "data: [DONE]"

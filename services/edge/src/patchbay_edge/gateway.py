@@ -22,7 +22,7 @@ from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Lease
 from patchbay.telemetry import metrics
 from patchbay_edge.chat import OWN_SESSION_HEADER, Job, Requests, answer_chat
-from patchbay_edge.codebuff.chat import CodebuffChats, CollectedExchange, combined, combined_notes
+from patchbay_edge.codebuff.chat import PING_SECONDS, CodebuffChats, CollectedExchange, combined, combined_notes
 from patchbay_edge.endpoints import CODEX_PREFIX, AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.reply import upstream_headers
@@ -126,11 +126,12 @@ class Gateway:
             await lease.release()
 
     async def _answer(self, job: Job, started: float) -> None:
+        ping_seconds = self._settings.server.keep_alive_ping_seconds
         await answer_chat(
             job,
             self._attempts,
             hold_seconds=self._settings.server.head_hold_seconds,
-            ping_seconds=self._settings.server.keep_alive_ping_seconds,
+            ping_seconds=ping_seconds if job.codebuff is None else min(ping_seconds, PING_SECONDS),
             started=started,
             is_out_of_time=lambda: self._out_of_time,
         )

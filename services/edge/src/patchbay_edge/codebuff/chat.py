@@ -1,7 +1,8 @@
 """Chats of Codebuff's clients that run their agents themselves: whose run each is, its model, and how it is cancelled.
 
-Such a client does not close the stream of a prompt that its user has stopped, and looks for that only when data comes:
-it is told of time passing in data, and what it says of its run ends the stream here, whichever edge has it.
+Such a client does not close the stream of a prompt that its user has stopped, and looks for that only when something is
+said. So a silent model is given blank thoughts, and what the client says of its run ends the stream here, whichever edge
+has it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _DROPPED = ("codebuff_metadata", "provider", "usage")
 # stop sequence at all.
 _TEXT_STOP = '"cb_easp"'
 _MAX_ANSWERS = 16
+PING_SECONDS = 2.0
+"""How long at the most a run's stream may be silent: so long a user waits for what he has stopped to end."""
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
@@ -192,8 +195,12 @@ class _Running:
     cancelled: bool = False
 
 
-class DataPings:
-    """A stream's writer whose pings are data: chunks that add nothing."""
+class BlankThoughts:
+    """A stream's writer whose pings are thoughts of nothing but a space.
+
+    The client passes over comments, and over chunks without text, before it looks whether its user has stopped it; and
+    thoughts are no part of its conversation.
+    """
 
     def __init__(self, writer: EventWriter, answer_id: str) -> None:
         self._writer = writer
@@ -201,7 +208,7 @@ class DataPings:
         chunk = {
             "id": answer_id,
             "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": {}, "finish_reason": None}],
+            "choices": [{"index": 0, "delta": {"reasoning_content": " "}, "finish_reason": None}],
         }
         self._ping = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
