@@ -184,6 +184,7 @@ def config_for(upstream: StandinProcess, service: Service, home: Path) -> Json:
         },
     }
     agents = {name: f"chat/{name}" for name in ("base", "ask", "file-picker")}
+    agents["thinker-anthropic"] = "anthropic/thinker-anthropic"
     kinds = ("core", "shaped", "abort")
     agents |= {f"{kind}-{backend}": f"{backend}/{kind}-{backend}" for kind in kinds for backend in BACKENDS}
     return {
@@ -639,6 +640,40 @@ def test_an_output_of_a_shape_is_asked_for_until_it_is_there(world: World) -> No
     assert world.of("shaped").output == {"type": "structuredOutput", "value": {"answer": 42}}
 
 
+THINKER = agent("thinker-anthropic", "read_files", model="anthropic/claude-sonnet-4.5")
+scripted(
+    "thinker-anthropic",
+    step(Thinking(text="Hm."), Text(text="I read."), call("read_files", paths=["greet.py"])),
+    step(Text(text="I thought about it.")),
+)
+scenario("thinker-anthropic", {**THINKER, "reasoningOptions": {"max_tokens": 2048}})
+scripted("thinker-chat", step(Text(text="I thought about it.")))
+scenario("thinker-chat", agent("thinker-chat", reasoningOptions={"effort": "high"}))
+
+
+def test_an_agent_that_is_to_think(world: World) -> None:
+    (body,) = world.bodies("thinker-chat")
+    assert body["reasoning"] == {"effort": "high"} or body["reasoning_effort"] == "high"
+    told = world.of("thinker-anthropic")
+    assert told.reasoning.strip() == "Hm."
+    first, second = world.bodies("thinker-anthropic")
+    assert first["thinking"] == {"type": "enabled", "budget_tokens": 2048}
+    assert "ephemeral" in json.dumps(first["messages"])
+    assert "return 'hello'" in json.dumps(second["messages"])
+
+
+WRITTEN = '<codebuff_tool_call>\n{"cb_tool_name": "read_files", "paths": ["greet.py"]}\n</codebuff_tool_call>'
+scripted("written-calls", step(Text(text=f"I look. {WRITTEN}"), delta_size=5), step(Text(text="I have looked.")))
+scenario("written-calls", agent("written-calls", "read_files"))
+
+
+def test_calls_that_a_model_writes_as_text(world: World) -> None:
+    told = world.of("written-calls")
+    assert told.text.split() == ["I", "look.", "I", "have", "looked."]
+    ((file,),) = told.tool_results("read_files")
+    assert file["content"] == PROJECT["greet.py"]
+
+
 PROGRAM = """function* ({ prompt, params }) {
   const { toolResult } = yield { toolName: 'read_files', input: { paths: ['greet.py'] } }
   yield 'STEP'
@@ -735,13 +770,26 @@ def test_an_answer_that_breaks(world: World) -> None:
     assert world.run(told.result["runId"])["status"] == "failed"
 
 
+SILENT = (Text(text="I begin, and then nothing comes."),)
 ABORTS = ("abort-elsewhere", *(f"abort-{backend}" for backend in BACKENDS))
+scripted(
+    "boss", step(Text(text="You go on."), call("spawn_agents", agents=[{"agent_type": "silent", "prompt": "Go."}]))
+)
+scripted("silent", step(*SILENT, silence_after=1))
+scenario(
+    "boss", agent("boss", "spawn_agents", spawnableAgents=["silent"]), agentDefinitions=[agent("silent")], abortOn="I"
+)
 for name in ABORTS:
     # The client looks for its user's wish only when something comes, and here nothing does.
-    scripted(name, step(Text(text="I begin, and then nothing comes."), silence_after=1))
+    scripted(name, step(*SILENT, silence_after=1))
     scenario(name, agent(name), abortOn="I")
 scripted("old-node", step(Text(text="It is old.")))
 scenario("old-node", agent("old-node"))
+
+
+def is_aborted(world: World, model: str) -> bool:
+    (request,) = (request for request in world.upstream.requests() if request.model == model)
+    return request.outcome == "aborted"
 
 
 @pytest.mark.parametrize("name", ABORTS)
@@ -750,12 +798,14 @@ def test_an_abort_ends_what_is_generated(world: World, name: str) -> None:
     told = ran.scenarios[name]
     assert "cancelled" in told.output["message"].lower()
     assert world.run(told.result["runId"])["status"] == "cancelled"
+    wait_until(lambda: is_aborted(world, name), what="the end of the generation", seconds=5)
 
-    def ended() -> bool:
-        (request,) = (request for request in world.upstream.requests() if request.model == name)
-        return request.outcome == "aborted"
 
-    wait_until(ended, what="the end of the generation", seconds=5)
+def test_an_abort_ends_what_sub_agents_generate(world: World) -> None:
+    told = world.of("boss")
+    assert "cancelled" in told.output["message"].lower()
+    assert world.run(told.result["runId"])["status"] == "cancelled"
+    wait_until(lambda: is_aborted(world, "silent"), what="the end of the generation", seconds=5)
 
 
 def test_an_older_node(world: World) -> None:

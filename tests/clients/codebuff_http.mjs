@@ -60,7 +60,8 @@ async function play({ name, apiKey, cwd, agent, prompts, agentDefinitions = [], 
         handleStreamChunk: (chunk) => {
           tell('chunk', chunk)
           // Later, when nothing comes any more: as it is handed out, the client would see it at once.
-          if (abortOn && typeof chunk === 'string' && chunk.includes(abortOn)) setTimeout(() => controller.abort(), 200)
+          const said = typeof chunk === 'string' || chunk.type === 'subagent_chunk' ? (chunk.chunk ?? chunk) : ''
+          if (abortOn && said.includes(abortOn)) setTimeout(() => controller.abort(), 200)
         },
         ...options,
       })

@@ -1,8 +1,8 @@
 """Chats of Codebuff's clients that run their agents themselves: whose run each is, its model, and how it is cancelled.
 
 Such a client does not close the stream of a prompt that its user has stopped, and looks for that only when something is
-said. So a silent model is given blank thoughts, and what the client says of its run ends the stream here, whichever edge
-has it.
+said. So a silent model is given blank thoughts, and what the client says of its run ends the stream here, at whichever
+edge it is.
 """
 
 from __future__ import annotations
