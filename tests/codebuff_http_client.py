@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sysconfig
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Json = dict[str, Any]
 
@@ -103,33 +104,69 @@ _PLACES = {
 }
 
 
-def run_scenarios(scenarios: Sequence[Json], *, url: str, home: Path, api_key: str, environ: Json | None = None) -> Ran:
-    """Runs the scenarios, side by side in one program, against the Patchbay at `url`."""
-    assert _SDK.exists(), _INSTALL
-    home.mkdir(parents=True, exist_ok=True)
-    node = str(Path(sysconfig.get_path("scripts"), "node"))
-    command = [node, "--import", str(_CLIENTS / "codebuff_http_network.mjs"), "--import", str(_REDIRECT)]
-    done = subprocess.run(
-        [*command, str(_CLIENTS / "codebuff_http.mjs")],
-        input=json.dumps(scenarios),
-        env={
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(home),
-            "PATCHBAY_URL": url,
-            "CODEBUFF_API_KEY": api_key,
-            **(environ or {}),
-        },
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    ran = Ran({scenario["name"]: Scenario() for scenario in scenarios}, [])
-    for line in done.stdout.splitlines():
-        said = json.loads(line)
-        if said["kind"] == "calls":
-            ran.calls = said["value"]
-        else:
-            getattr(ran.scenarios[said["scenario"]], _PLACES[said["kind"]]).append(said["value"])
-    return ran
+class Program:
+    """A program that runs scenarios, side by side, and then stays, with its connections, until the block ends.
+
+    Args:
+        url: The Patchbay that it asks.
+        home: A directory of its own.
+        environ: More variables (see `clients/codebuff_http_network.mjs`).
+    """
+
+    def __init__(
+        self, scenarios: Sequence[Json], *, url: str, home: Path, api_key: str, environ: Mapping[str, str] | None = None
+    ) -> None:
+        assert _SDK.exists(), _INSTALL
+        home.mkdir(parents=True, exist_ok=True)
+        self._names = [scenario["name"] for scenario in scenarios]
+        self._errors = home / "stderr.txt"
+        node = str(Path(sysconfig.get_path("scripts"), "node"))
+        command = [node, "--import", str(_CLIENTS / "codebuff_http_network.mjs"), "--import", str(_REDIRECT)]
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [*command, str(_CLIENTS / "codebuff_http.mjs")],
+                env={
+                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "HOME": str(home),
+                    "PATCHBAY_URL": url,
+                    "CODEBUFF_API_KEY": api_key,
+                    **(environ or {}),
+                },
+                cwd=home,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(scenarios) + "\n")
+        self._process.stdin.flush()
+
+    def ran(self) -> Ran:
+        """What it did, once it has done everything.
+
+        Raises:
+            AssertionError: It died, or takes too long.
+        """
+        ran = Ran({name: Scenario() for name in self._names}, [])
+        watchdog = threading.Timer(_SECONDS, self._process.kill)
+        watchdog.start()
+        try:
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
+                said = json.loads(line)
+                if said["kind"] == "calls":
+                    ran.calls = said["value"]
+                    return ran
+                getattr(ran.scenarios[said["scenario"]], _PLACES[said["kind"]]).append(said["value"])
+        finally:
+            watchdog.cancel()
+        left = [name for name, scenario in ran.scenarios.items() if not scenario.results and not scenario.thrown]
+        raise AssertionError(f"not in {_SECONDS} s: {left}\n{self._errors.read_text()[-4000:]}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from codebuff_http_client import Ran, Scenario, run_scenarios
+from codebuff_http_client import Program, Ran, Scenario
 from ways import PIXEL
 
 from patchbay.testing.cluster import Cluster, ServiceProcess
@@ -228,11 +228,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             cluster.wait_ready()
             for name, script in SCRIPTS.items():
                 upstream.script(name, script)
-            ran = _run(directory, cluster.edges[0].url, other.url)
-            yield World(cluster, upstream, service, *ran, directory / "projects", upstream.requests())
+            main, elsewhere = make_projects(directory)
+            environ = {"TEST_OLD_NODE": "1", "TEST_RUNS_URL": cluster.url}
+            with (
+                Program(main, url=cluster.url, home=directory / "home", api_key=KEY) as first,
+                Program(
+                    elsewhere, url=other.url, home=directory / "other-home", api_key=KEY, environ=environ
+                ) as second,
+                ThreadPoolExecutor() as pool,
+            ):
+                ran, ran_elsewhere = pool.map(Program.ran, (first, second))
+                projects = directory / "projects"
+                yield World(cluster, upstream, service, ran, ran_elsewhere, projects, upstream.requests())
 
 
-def _run(directory: Path, url: str, other_url: str) -> tuple[Ran, Ran]:
+def make_projects(directory: Path) -> tuple[list[Json], list[Json]]:
+    """Gives each scenario a project; those of the first edge, and of the other."""
     for name, scene in SCENARIOS.items():
         project = directory / "projects" / name
         for path, content in PROJECT.items():
@@ -241,14 +252,7 @@ def _run(directory: Path, url: str, other_url: str) -> tuple[Ran, Ran]:
             file.write_text(content)
         scene["cwd"] = str(project)
     main = [scene for name, scene in SCENARIOS.items() if name not in OTHER_EDGE]
-    other = [SCENARIOS[name] for name in OTHER_EDGE]
-    environ = {"TEST_OLD_NODE": "1", "TEST_RUNS_URL": url}
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(run_scenarios, main, url=url, home=directory / "home", api_key=KEY)
-        second = pool.submit(
-            run_scenarios, other, url=other_url, home=directory / "other-home", api_key=KEY, environ=environ
-        )
-        return first.result(), second.result()
+    return main, [SCENARIOS[name] for name in OTHER_EDGE]
 
 
 # --- Text.
@@ -746,7 +750,8 @@ def test_a_model_that_nobody_has(world: World) -> None:
 @pytest.mark.parametrize("name", MODEL_ERRORS)
 def test_what_an_upstream_refuses(world: World, name: str) -> None:
     status, message = MODEL_ERRORS[name]
-    output = world.of(name).output
+    told = world.of(name)
+    output = told.output
     assert output["type"] == "error"
     assert message in output["message"]
     tries = [request.status for request in world.requests if request.model == name]
@@ -755,6 +760,9 @@ def test_what_an_upstream_refuses(world: World, name: str) -> None:
         assert len(tries) >= 4
     else:
         assert (output["statusCode"], tries) == (status, [status])
+    if status != 402:
+        # The client does not keep the run of one that was not paid for.
+        assert world.run(told.result["runId"])["status"] == "failed"
 
 
 def test_the_client_tries_again_when_an_upstream_is_busy(world: World) -> None:

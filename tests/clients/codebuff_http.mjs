@@ -1,11 +1,12 @@
-// Runs prompts with @codebuff/sdk 0.10. Standard input: a JSON array of scenarios, which run side by side:
+// Runs prompts with @codebuff/sdk 0.10. A line on standard input is a JSON array of scenarios, which run side by side:
 //   {name, apiKey?, cwd, agent: id or definition, prompts: [text], agentDefinitions?, options?: more of run(),
 //    overrides?: {tool: its output}, abortOn?: text, connection?: whether to ask for it}
 // A prompt goes on from the one before it. In definitions `handleSteps` is the source of a generator. With `abortOn`
 // the run is aborted when a stream's text holds it. Standard output: JSON lines
 //   {scenario, kind: "event" | "chunk" | "override" | "custom" | "connection" | "result" | "thrown", value}
-// and in the end {kind: "calls", value: [{method, path, status}]}.
-import { text } from 'node:stream/consumers'
+// and in the end {kind: "calls", value: [{method, path, status}]}. Then it stays until it is killed, as an editor would: its
+// connections are not closed by its own end.
+import { createInterface } from 'node:readline'
 import { CodebuffClient, getCustomToolDefinition } from 'codebuff-sdk-http'
 import { z } from 'zod/v4'
 
@@ -74,7 +75,6 @@ async function play({ name, apiKey, cwd, agent, prompts, agentDefinitions = [], 
   }
 }
 
-await Promise.all(JSON.parse(await text(process.stdin)).map(play))
+const scenarios = await new Promise((resolve) => createInterface({ input: process.stdin }).once('line', resolve))
+await Promise.all(JSON.parse(scenarios).map(play))
 say({ kind: 'calls', value: globalThis.testCalls })
-// The SDK keeps timers.
-process.stdout.write('', () => process.exit(0))
