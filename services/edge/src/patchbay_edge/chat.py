@@ -21,7 +21,7 @@ from patchbay.errors import INTERNAL, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
 from patchbay.telemetry.meter import Meter
-from patchbay_edge.codebuff.chat import BlankThoughts, CodebuffChat
+from patchbay_edge.codebuff.chat import CodebuffChat, DataPings
 from patchbay_edge.endpoints import AnyDialect, Endpoint, Operation
 from patchbay_edge.exchange import ClientGone, Exchange
 from patchbay_edge.reply import Reply
@@ -229,7 +229,7 @@ def _writer(job: Job, options: AnswerOptions) -> EventWriter:
     if job.turn is not None and job.endpoint.operation is Operation.COMPACT:
         return CompactedWriter(writer, job.turn.items)
     if job.codebuff is not None and options.stream:
-        return BlankThoughts(writer, job.exchange.request_id)
+        return DataPings(writer, job.exchange.request_id)
     return writer
 
 

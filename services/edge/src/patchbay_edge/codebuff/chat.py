@@ -195,7 +195,7 @@ class _Running:
     cancelled: bool = False
 
 
-class BlankThoughts:
+class DataPings:
     """A stream's writer whose pings are thoughts of nothing but a space.
 
     The client passes over comments, and over chunks without text, before it looks whether its user has stopped it; and
