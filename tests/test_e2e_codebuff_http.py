@@ -17,6 +17,7 @@ import pytest
 from codebuff_http_client import Program, Ran, Scenario
 from ways import PIXEL
 
+from patchbay.codebuff.agents import builtin_agents
 from patchbay.testing.cluster import Cluster, ServiceProcess
 from patchbay.testing.eventually import wait_until
 from patchbay.testing.ports import free_port
@@ -183,7 +184,7 @@ def config_for(upstream: StandinProcess, service: Service, home: Path) -> Json:
             "codex_home": str(home),
         },
     }
-    agents = {name: f"chat/{name}" for name in ("base", "ask", "file-picker")}
+    agents = {name: f"chat/{name}" for name in builtin_agents()}
     agents["thinker-anthropic"] = "anthropic/thinker-anthropic"
     kinds = ("core", "shaped", "abort")
     agents |= {f"{kind}-{backend}": f"{backend}/{kind}-{backend}" for kind in kinds for backend in BACKENDS}
@@ -515,20 +516,57 @@ def test_a_conversation_goes_on(world: World) -> None:
     assert sorted(said, key=texts.index) == said
 
 
-for builtin in ("base", "ask"):
+for builtin in builtin_agents():
     scripted(builtin, step(Text(text=f"I am {builtin}.")))
-scenario("base", "base")
-scenario("ask", "codebuff/ask@1.0.0")
+    scenario(builtin, "codebuff/ask@1.0.0" if builtin == "ask" else builtin)
 scenario("nobody", "nobody")
 scripted("costly", step(Text(text="That is dear.")))
 scenario("costly", agent("costly-agent", model="some/model"), options={"costMode": "max"})
 
 
-@pytest.mark.parametrize("name", ["base", "ask"])
+@pytest.mark.parametrize("name", builtin_agents())
 def test_an_agent_that_is_there_for_everybody(world: World, name: str) -> None:
     told = world.of(name)
-    assert told.text == f"I am {name}."
-    assert world.run(told.result["runId"])["agent_id"] == f"codebuff/{name}@1.0.0"
+    run = world.run(told.result["runId"])
+    assert (run["agent_id"], run["status"]) == (f"codebuff/{name}@1.0.0", "completed")
+    if name == "context-pruner":
+        # It asks no model, and has nothing to leave out of a conversation that is so short.
+        assert told.output["message"] == "No response from agent"
+    else:
+        assert told.text == f"I am {name}."
+
+
+PRUNING = """function* () {
+  yield 'STEP'
+  yield {
+    toolName: 'spawn_agent_inline',
+    input: { agent_type: 'context-pruner', params: { maxCharacters: 1500 } },
+    includeToolCall: false,
+  }
+  yield 'STEP'
+}"""
+scripted("pruned", *(step(Text(text=f"Answer {number}: {'so ' * 200}.")) for number in range(4)))
+scenario(
+    "pruned",
+    agent("pruned", "spawn_agents", spawnableAgents=["context-pruner"], handleSteps=PRUNING),
+    ("The first question.", "The second question."),
+)
+
+
+def test_what_is_too_long_is_left_out(world: World) -> None:
+    told = world.of("pruned")
+    assert [result["output"]["type"] for result in told.results] == ["lastMessage"] * 2, told.results
+    bodies = [json.dumps(body["messages"]) for body in world.bodies("pruned")]
+    assert len(bodies) == 4
+    assert "Answer 1:" in bodies[2]
+    assert not any(f"Answer {number}:" in bodies[3] for number in range(4))
+    assert "Earlier messages were left out" in bodies[3]
+    assert "The second question." in bodies[3]
+
+
+def test_agents_are_fetched(world: World) -> None:
+    fetched = {call["path"] for call in world.main.calls if call["status"] == 200 and "/agents/" in call["path"]}
+    assert {"/api/v1/agents/codebuff/base/latest", "/api/v1/agents/codebuff/ask/1.0.0"} <= fetched
 
 
 def test_an_agent_that_is_not_there(world: World) -> None:
@@ -559,7 +597,6 @@ scripted(
     step(Text(text="My child did it."), usage=Usage(input=30, output=13)),
 )
 scripted("grandchild", step(Text(text="I did it."), usage=Usage(input=3, output=1)))
-scripted("file-picker", step(Text(text="greet.py")))
 scenario(
     "parent",
     agent("parent", "spawn_agents", spawnableAgents=["child", "file-picker"]),
