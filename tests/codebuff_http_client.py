@@ -17,7 +17,7 @@ _CLIENTS = Path(__file__).parent / "clients"
 _REDIRECT = Path(__file__).parent.parent / "deploy" / "codebuff" / "redirect.mjs"
 _SDK = _CLIENTS / "node_modules" / "codebuff-sdk-http"
 _INSTALL = "Codebuff's SDK is not installed: run `make tests/clients/node_modules/.bin/codex`"
-_SECONDS = 60
+_SECONDS = 90
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Ran:
 
     Attributes:
         scenarios: By name.
-        calls: Its calls over HTTP: `method`, `path` and `status`.
+        calls: Its calls over HTTP: `method`, `path` and `status`; `tokens` of a count.
     """
 
     scenarios: dict[str, Scenario]

@@ -26,6 +26,9 @@ from patchbay_standin import Account, ErrorEvent, ErrorReply, Script, Text, Thin
 from patchbay_standin.records import RecordedRequest
 from patchbay_standin.testing import StandinProcess
 
+# For the first of them, which starts everything.
+pytestmark = pytest.mark.timeout(180)
+
 Json = dict[str, Any]
 
 KEY, ANOTHER_KEY = "pb-made-up", "pb-made-up-2"
@@ -271,7 +274,7 @@ def test_a_text_is_streamed_once(world: World) -> None:
     assert "".join(event["text"] for event in told.of("text")) == WORDS
     assert told.output["type"] == "lastMessage"
     assert WORDS.strip() in json.dumps(told.output["value"])
-    assert [event["type"] for event in told.events][0 :: len(told.events) - 1] == ["start", "finish"]
+    assert (told.events[0]["type"], told.events[-1]["type"]) == ("start", "finish")
     assert told.connections == [True]
 
 
@@ -282,12 +285,12 @@ def test_all_its_calls_come_here(world: World) -> None:
         ("/api/v1/agents/codebuff/nobody/latest", 404),
         *(("/api/v1/chat/completions", status) for status in (400, 402, 404, 429)),
     }
-    assert {call["status"] for call in world.main.calls if call["path"] == "/api/v1/token-count"} == {200}
 
 
 def test_it_counts_tokens_here(world: World) -> None:
-    count = world.of("text").result["contextTokenCount"]
-    assert 50 < count < 5000
+    counts = [call["tokens"] for call in world.main.calls if call["path"] == "/api/v1/token-count"]
+    assert all(counts)
+    assert world.of("text").result["contextTokenCount"] in counts
 
 
 def test_an_upstream_is_not_told_what_is_codebuffs_own(world: World) -> None:

@@ -4,8 +4,8 @@
 // A prompt goes on from the one before it. In definitions `handleSteps` is the source of a generator. With `abortOn`
 // the run is aborted when a stream's text holds it. Standard output: JSON lines
 //   {scenario, kind: "event" | "chunk" | "override" | "custom" | "connection" | "result" | "thrown", value}
-// and in the end {kind: "calls", value: [{method, path, status}]}. Then it stays until it is killed, as an editor would: its
-// connections are not closed by its own end.
+// and in the end {kind: "calls", value: [{method, path, status, tokens?}]}. Then it stays until it is killed, as an editor
+// would: its connections are not closed by its own end.
 import { createInterface } from 'node:readline'
 import { CodebuffClient, getCustomToolDefinition } from 'codebuff-sdk-http'
 import { z } from 'zod/v4'

@@ -16,6 +16,7 @@ globalThis.fetch = async (input, init) => {
   }
   const response = await fetchAsIs(url, init)
   call.status = response.status
+  if (url.pathname === '/api/v1/token-count') call.tokens = (await response.clone().json()).inputTokens
   return response
 }
 
