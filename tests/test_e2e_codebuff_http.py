@@ -38,6 +38,7 @@ PROJECT = {
     "greet.py": "def greet():\n    return 'hello'\n",
     "src/tree.txt": "oak\nbirch\n",
     "notes.md": "old notes\n",
+    "knowledge.md": "Speak of trees.\n",
 }
 SCENARIOS: dict[str, Json] = {}
 SCRIPTS: dict[str, Script] = {}
@@ -536,6 +537,18 @@ def test_an_agent_that_is_there_for_everybody(world: World, name: str) -> None:
         assert told.output["message"] == "No response from agent"
     else:
         assert told.text == f"I am {name}."
+    for body in world.bodies(name):
+        assert "{CODEBUFF_" not in json.dumps(body["messages"])
+
+
+def test_an_agent_knows_the_project(world: World) -> None:
+    (body,) = world.bodies("base")
+    system = body["messages"][0]["content"]
+    assert "greet.py" in system
+    assert "Speak of trees." in system
+    assert {"write_file", "run_terminal_command", "spawn_agents"} <= {
+        tool["function"]["name"] for tool in body["tools"]
+    }
 
 
 PRUNING = """function* () {
@@ -776,8 +789,6 @@ for name, (status, message) in MODEL_ERRORS.items():
     scenario(name, agent(name))
 scripted("busy-once", Script(error=ErrorReply(status=429, retry_after=1.0)), step(Text(text="Now I can.")))
 scenario("busy-once", agent("busy-once"))
-scripted("breaks", step(Text(text=WORDS), error_event=ErrorEvent(after=4, status=500, message="It broke.")))
-scenario("breaks", agent("breaks"))
 
 
 def test_a_model_that_nobody_has(world: World) -> None:
@@ -806,15 +817,6 @@ def test_what_an_upstream_refuses(world: World, name: str) -> None:
 
 def test_the_client_tries_again_when_an_upstream_is_busy(world: World) -> None:
     assert world.of("busy-once").text == "Now I can."
-
-
-def test_an_answer_that_breaks(world: World) -> None:
-    told = world.of("breaks")
-    assert told.text
-    assert WORDS.startswith(told.text)
-    assert told.output["type"] == "error"
-    assert "It broke." in told.output["message"]
-    assert world.run(told.result["runId"])["status"] == "failed"
 
 
 SILENT = (Text(text="I begin, and then nothing comes."),)
@@ -884,6 +886,8 @@ for backend in BACKENDS:
     )
     scripted(f"shaped-{backend}", step(call("set_output", answer=4.5)), step(Text(text="There.")))
     scenario(f"shaped-{backend}", agent(f"shaped-{backend}", "set_output", model="some/model", **SHAPED))
+    scripted(f"breaks-{backend}", step(Text(text=WORDS), error_event=ErrorEvent(after=4, message="It broke.")))
+    scenario(f"breaks-{backend}", agent(f"breaks-{backend}", model=f"{backend}/breaks-{backend}"))
 ALL = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -909,3 +913,13 @@ def test_text_and_tools_with_every_backend(world: World, backend: str) -> None:
 @ALL
 def test_an_output_of_a_shape_with_every_backend(world: World, backend: str) -> None:
     assert world.of(f"shaped-{backend}").output == {"type": "structuredOutput", "value": {"answer": 4.5}}
+
+
+@ALL
+def test_an_answer_that_breaks_with_every_backend(world: World, backend: str) -> None:
+    told = world.of(f"breaks-{backend}")
+    assert told.text
+    assert WORDS.startswith(told.text)
+    assert told.output["type"] == "error"
+    assert "It broke." in told.output["message"]
+    assert world.run(told.result["runId"])["status"] == "failed"

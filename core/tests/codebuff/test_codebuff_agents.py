@@ -88,7 +88,10 @@ def test_a_builtin_agent_is_well_defined(agent: AgentDefinition) -> None:
 @pytest.mark.parametrize("agent", AGENTS, ids=lambda agent: agent.id)
 def test_a_published_agent_has_every_prompt_and_no_null(agent: AgentDefinition) -> None:
     template = published(agent)
-    assert all(isinstance(template[name], str) for name in ("systemPrompt", "instructionsPrompt", "stepPrompt"))
+    prompts = [template[name] for name in ("systemPrompt", "instructionsPrompt", "stepPrompt")]
+    assert all(isinstance(prompt, str) for prompt in prompts)
+    # Its reader would show these to the model as they are.
+    assert not set(re.findall(r"\{CODEBUFF_([A-Z_]+)\}", "".join(prompts))) & {"TOOLS_PROMPT", "AGENTS_PROMPT"}
     assert None not in template.values()
     assert template["publisher"] == "codebuff"
     assert template["version"] == "1.0.0"

@@ -17,6 +17,8 @@ VERSION = "1.0.0"
 
 _ID = re.compile(r"[a-z0-9-]+")
 _HANDLE_STEPS = re.compile(r"\s*function\s*\*")
+# Where a prompt describes tools to models that write their calls as text.
+_WRITTEN_TOOLS = re.compile(r"\n*\{CODEBUFF_(?:TOOLS|AGENTS)_PROMPT\}")
 
 
 class InputSchema(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,12 +122,14 @@ def _whole(raw: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def published(definition: AgentDefinition) -> dict[str, Any]:
-    """A definition as clients that run agents themselves fetch it: with its publisher, and every prompt there."""
+    """A definition as clients that run agents themselves fetch it: with its publisher, and every prompt there.
+
+    They offer tools to a model as the provider's API has it, and know no placeholders for their descriptions.
+    """
     template: dict[str, Any] = msgspec.to_builtins(definition)
+    for name in ("systemPrompt", "instructionsPrompt", "stepPrompt"):
+        template[name] = _WRITTEN_TOOLS.sub("", template.get(name, ""))
     return {
-        "systemPrompt": "",
-        "instructionsPrompt": "",
-        "stepPrompt": "",
         "toolNames": [],
         "spawnableAgents": [],
         "outputMode": "last_message",
