@@ -886,7 +886,9 @@ for backend in BACKENDS:
     )
     scripted(f"shaped-{backend}", step(call("set_output", answer=4.5)), step(Text(text="There.")))
     scenario(f"shaped-{backend}", agent(f"shaped-{backend}", "set_output", model="some/model", **SHAPED))
-    scripted(f"breaks-{backend}", step(Text(text=WORDS), error_event=ErrorEvent(after=4, message="It broke.")))
+    scripted(
+        f"breaks-{backend}", step(Text(text=WORDS), error_event=ErrorEvent(after=4, status=500, message="It broke."))
+    )
     scenario(f"breaks-{backend}", agent(f"breaks-{backend}", model=f"{backend}/breaks-{backend}"))
 ALL = pytest.mark.parametrize("backend", BACKENDS)
 
