@@ -213,9 +213,8 @@ def add_edge(cluster: Cluster, config: Json, redis_url: str) -> ServiceProcess:
     path = cluster.directory / "other.json"
     path.write_text(json.dumps({**config, "redis": {**config["redis"], "url": redis_url}}))
     environ = {"PATH": os.environ["PATH"], "HOME": str(cluster.directory), "PATCHBAY__TELEMETRY__LOG_FORMAT": "json"}
-    edge = ServiceProcess(
-        "edge", config=path, environ=environ, log=cluster.directory / "other-edge.log", port=free_port()
-    )
+    log = cluster.directory / "other-edge.log"
+    edge = ServiceProcess("edge", config=path, environ=environ, log=log, port=free_port(), forked=True)
     cluster.edges.append(edge)
     return edge
 
