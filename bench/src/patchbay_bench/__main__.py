@@ -13,7 +13,7 @@ from typing import Final
 
 from rich.console import Console
 
-from patchbay_bench import claude_cli
+from patchbay_bench import claude_cli, codebuff
 from patchbay_bench.environments import NotInstalled
 from patchbay_bench.figures import PARTS, Results, machine_facts
 from patchbay_bench.load import LoadGenerator
@@ -32,7 +32,7 @@ def main() -> None:
     """Runs it. Exits 0 when everything was measured, targets met or not, and 1 when a peer was left out."""
     parser = _parser()
     arguments = parser.parse_args()
-    if arguments.profile and arguments.only == "claude-cli":
+    if arguments.profile and arguments.only not in (None, "streams"):
         parser.error("--profile is of the streams")
     _allow_files()
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
@@ -56,6 +56,8 @@ def main() -> None:
                 Bench(systems, generator, plan, say=say).run(results)
         if "claude-cli" in results.parts:
             claude_cli.measure(results, generator, plan, say=say)
+        if "codebuff" in results.parts:
+            codebuff.measure(results, generator, plan, say=say)
     verdicts = judge(results)
     show(results, verdicts, console)
     console.print(f"written to {write_json(results, verdicts, arguments.results)}", markup=False)
@@ -69,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few rounds of everything: about three minutes")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="Patchbay and the stand-in only")
     parser.add_argument(
-        "--only", choices=PARTS, help="one part: streams (Patchbay and its peers), or claude-cli (`claude` processes)"
+        "--only",
+        choices=PARTS,
+        help="one part: streams (Patchbay and its peers), claude-cli (`claude` processes), or codebuff (its sockets)",
     )
     parser.add_argument("--profile", action="store_true", help="record where edge and worker spend their time instead")
     parser.add_argument("--uv", help="the uv program, when it is neither on the path nor in .tools/bin")

@@ -14,11 +14,13 @@ from typing import Final, Literal, TypeAlias, get_args
 import psutil
 
 from patchbay_bench.claude_figures import ClaudeResults
+from patchbay_bench.codebuff_figures import CodebuffResults
 from patchbay_bench.environments import PINS
 from patchbay_bench.paths import LeftOut
 
-# What a run may be of: streams through everything, side by side, and requests through `claude` processes.
-Part: TypeAlias = Literal["streams", "claude-cli"]
+# What a run may be of: streams through everything, side by side, requests through `claude` processes, and Codebuff's
+# sockets.
+Part: TypeAlias = Literal["streams", "claude-cli", "codebuff"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _VERSIONS: Final = (
@@ -119,6 +121,7 @@ class Results:
     # CPU milliseconds per second of each Patchbay role while nothing is asked of it.
     idle_ms: dict[str, float] = field(default_factory=dict)
     claude_cli: ClaudeResults = field(default_factory=ClaudeResults)
+    codebuff: CodebuffResults = field(default_factory=CodebuffResults)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -3,6 +3,7 @@
 python -m patchbay_bench.generator
 
 A job with `hold` gets two answers: one when its streams are open, and one, after the next line, when they are dropped.
+The second one of a job that pings says which connections were still there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 import uvloop
 
 from patchbay_bench.jobs import Job, JobResult
-from patchbay_bench.socket_client import SocketClient, frame_of
+from patchbay_bench.socket_client import CodebuffSocket, ResponsesSocket, frame_of
 from patchbay_bench.stream import RawAnswer, StreamBroken, StreamClient
 from patchbay_bench.wire import read_answer
 
@@ -87,7 +88,9 @@ async def _serve() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
         job = msgspec.json.decode(line, type=Job)
-        if job.hold:
+        if job.hold and job.ping_seconds:
+            await _hold_idle(job, lines)
+        elif job.hold:
             await _hold(job, lines)
         else:
             _say(await run(job))
@@ -100,7 +103,7 @@ def _say(result: JobResult) -> None:
 
 async def run(job: Job) -> JobResult:
     """Runs one job to its end. Streams that do not end within the job's patience count as failed."""
-    clients = await _connect(job)
+    clients = [None] * job.concurrency if job.fresh else await _connect(job)
     cpu = time.process_time()
     run = _Run(job, _request(job), time.perf_counter())
     slots = [asyncio.create_task(_slot(run, client, index)) for index, client in enumerate(clients)]
@@ -113,21 +116,23 @@ async def run(job: Job) -> JobResult:
     for task in done:
         task.result()
     for client in clients:
-        client.close()
+        if client is not None:
+            client.close()
     run.result.wall = max(run.last_at, run.started_at) - run.started_at
     run.result.cpu = time.process_time() - cpu
     return run.result
 
 
-async def _slot(run: _Run, client: StreamClient, index: int) -> None:
+async def _slot(run: _Run, client: StreamClient | None, index: int) -> None:
     job = run.job
     if job.spread:
         await asyncio.sleep(job.spread * index / job.concurrency)
     broken = 0
     while broken < _BROKEN_IN_A_ROW and run.may_begin():
         run.begun += 1
+        started_at = time.perf_counter()
         try:
-            if not client.open:
+            if client is None or not client.open:
                 client = await _open(job)
             answer = await client.start(run.request)
         except (OSError, StreamBroken) as error:
@@ -135,8 +140,13 @@ async def _slot(run: _Run, client: StreamClient, index: int) -> None:
             run.failed(str(error))
         else:
             broken = 0
+            if job.fresh:
+                answer.sent_at = started_at
+                client.close()
+                client = None
             run.take(answer)
-    client.close()
+    if client is not None:
+        client.close()
 
 
 async def _hold(job: Job, lines: asyncio.StreamReader) -> None:
@@ -158,6 +168,48 @@ async def _hold(job: Job, lines: asyncio.StreamReader) -> None:
     _say(result)
 
 
+async def _hold_idle(job: Job, lines: asyncio.StreamReader) -> None:
+    clients = []
+    for client in await _connect(job):
+        assert isinstance(client, CodebuffSocket)
+        clients.append(client)
+    _say(await _ping_all(job, clients))
+    pinging = asyncio.create_task(_ping_in_turn(job, clients))
+    await lines.readline()
+    pinging.cancel()
+    _say(await _ping_all(job, clients))
+    for client in clients:
+        client.close()
+
+
+async def _ping_all(job: Job, clients: list[CodebuffSocket]) -> JobResult:
+    """Pings in every connection; `completed` counts those where that is acknowledged."""
+    gate = asyncio.Semaphore(_CONNECTING)
+
+    async def ping(client: CodebuffSocket) -> None:
+        async with gate, asyncio.timeout(job.patience):
+            await client.ping()
+
+    ended = await asyncio.gather(*map(ping, clients), return_exceptions=True)
+    failures = [repr(error) for error in ended if error is not None]
+    return JobResult(
+        completed=len(clients) - len(failures), failed=len(failures), failures=sorted(dict.fromkeys(failures))
+    )
+
+
+async def _ping_in_turn(job: Job, clients: list[CodebuffSocket]) -> None:
+    """Pings in each connection once in `ping_seconds`, evenly spread over that time."""
+    started_at = time.perf_counter()
+    turn = 0
+    while True:
+        client = clients[turn % len(clients)]
+        turn += 1
+        await asyncio.sleep(started_at + job.ping_seconds * turn / len(clients) - time.perf_counter())
+        # One that is gone is found in the end.
+        if client.open:
+            client.ping()
+
+
 async def _connect(job: Job) -> list[StreamClient]:
     gate = asyncio.Semaphore(_CONNECTING)
 
@@ -169,15 +221,19 @@ async def _connect(job: Job) -> list[StreamClient]:
 
 
 async def _open(job: Job) -> StreamClient:
+    if job.dialect == "codebuff":
+        return await CodebuffSocket.upgrade(job)
     if job.websocket:
-        return await SocketClient.upgrade(job)
+        return await ResponsesSocket.upgrade(job)
     return await StreamClient.connect(job.host, job.port, job.dialect)
 
 
 def _request(job: Job) -> bytes:
+    body = job.body.encode()
+    if job.dialect == "codebuff":
+        return body
     if job.websocket:
         return frame_of(job.body)
-    body = job.body.encode()
     headers = {
         "host": f"{job.host}:{job.port}",
         "content-type": "application/json",

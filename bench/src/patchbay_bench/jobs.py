@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-ClientDialect: TypeAlias = Literal["anthropic", "openai", "responses"]
+ClientDialect: TypeAlias = Literal["anthropic", "openai", "responses", "codebuff"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         websocket: Ask in frames of a WebSocket, each connection one answer after the other.
         before: With `websocket`: a request to begin each connection with, which is not measured. `body` then goes on
             from the connection's last response.
+        fresh: Open a connection for each stream, which counts as part of it.
         hold: Open `concurrency` streams, say so, and drop them when told, instead of reading them to the end.
+        ping_seconds: With `hold`, to Codebuff's WebSocket: ask nothing, but ping so often in each connection.
     """
 
     host: str
@@ -43,7 +45,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     spread: float = 0.0
     websocket: bool = False
     before: str = ""
+    fresh: bool = False
     hold: bool = False
+    ping_seconds: float = 0.0
 
 
 class JobResult(msgspec.Struct, kw_only=True):

@@ -53,13 +53,19 @@ class LoadGenerator:
 
     @contextmanager
     def held(self, job: Job) -> Iterator[JobResult]:
-        """Keeps a job's streams open while the block runs. Raises GeneratorFailed."""
+        """Keeps a job's streams open while the block runs; then what was given says how that ended.
+
+        Raises:
+            GeneratorFailed: It is gone.
+        """
         self._write(msgspec.json.encode(msgspec.structs.replace(job, hold=True)))
+        result = self._read()
         try:
-            yield self._read()
+            yield result
         finally:
             self._write(b"")
-            self._read()
+            ended = self._read()
+            result.completed, result.failed, result.failures = ended.completed, ended.failed, ended.failures
 
     @property
     def _running(self) -> subprocess.Popen[bytes]:

@@ -21,6 +21,9 @@ class Plan:
         peers_held: The same for a peer; 0: its memory under load is not read.
         claude_rounds: How often each request through a `claude` process is sent.
         claude_budget: Seconds that all of those may take, starts included: no round begins that would end later.
+        codebuff_sockets: Idle WebSockets of Codebuff's while Patchbay's memory is read.
+        codebuff_idle_seconds: How long they are idle.
+        codebuff_rounds: How often a prompt of Codebuff's, and what it is compared with, is asked in turn.
     """
 
     rounds: int
@@ -33,6 +36,9 @@ class Plan:
     peers_held: int
     claude_rounds: int
     claude_budget: float
+    codebuff_sockets: int
+    codebuff_idle_seconds: float
+    codebuff_rounds: int
 
 
 FULL: Final = Plan(
@@ -46,6 +52,9 @@ FULL: Final = Plan(
     peers_held=200,
     claude_rounds=8,
     claude_budget=105.0,
+    codebuff_sockets=5000,
+    codebuff_idle_seconds=40.0,
+    codebuff_rounds=8,
 )
 QUICK: Final = Plan(
     rounds=1,
@@ -58,4 +67,7 @@ QUICK: Final = Plan(
     peers_held=0,
     claude_rounds=3,
     claude_budget=50.0,
+    codebuff_sockets=1000,
+    codebuff_idle_seconds=10.0,
+    codebuff_rounds=3,
 )

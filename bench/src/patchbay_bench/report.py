@@ -14,6 +14,7 @@ from rich.table import Table
 
 from patchbay_bench import paths
 from patchbay_bench.claude_figures import PLAIN, ClaudeResults
+from patchbay_bench.codebuff_figures import ROLES, CodebuffResults, IdleSockets
 from patchbay_bench.figures import Figure, Results, percentile
 from patchbay_bench.measure import FLAT_STREAMS, TURN, TURN_BYTES, slope
 from patchbay_bench.targets import Verdict, added_ms, flat_cost, prompt_points
@@ -42,6 +43,10 @@ def show(results: Results, verdicts: Sequence[Verdict], console: Console) -> Non
         _streams(results, console)
     if "claude-cli" in results.parts:
         console.print(_claude_cli(results.claude_cli))
+    if results.codebuff.idle is not None:
+        console.print(_idle_sockets(results.codebuff.idle))
+    if results.codebuff.figures:
+        console.print(_prompts_beside_chats(results.codebuff))
     for left_out in results.left_out:
         console.print(f"left out: {left_out.name}: {left_out.reason}", markup=False)
     for note in results.notes:
@@ -248,6 +253,63 @@ def _claude_cli(found: ClaudeResults) -> Table:
     return table
 
 
+def _idle_sockets(idle: IdleSockets) -> Table:
+    wanted = f" ({idle.wanted:,} wanted)" if idle.wanted > idle.sockets else ""
+    table = _table(
+        f"Codebuff: {idle.sockets:,} idle sockets{wanted} for {idle.seconds:g} s, each client pinging every "
+        f"{idle.ping_seconds:g} s",
+        *("process", "MB without", "MB with", "KB per socket", "CPU without", "CPU with"),
+    )
+    for role in ROLES:
+        size = idle.kilobytes(role)
+        if size is None:
+            continue
+        table.add_row(
+            role,
+            f"{idle.rest[role] / 2**20:.0f}",
+            f"{idle.open[role] / 2**20:.0f}",
+            f"{size:.1f}",
+            f"{idle.rest_cpu[role]:.1f} %",
+            f"{idle.open_cpu[role]:.1f} %",
+        )
+    return table
+
+
+def _prompts_beside_chats(found: CodebuffResults) -> Table:
+    words = {
+        "direct": "direct",
+        "chat": "chat over HTTP",
+        "prompt": "prompt",
+        "run": "prompt and new socket",
+        "crowd": "prompt",
+    }
+    load = f". Load average {min(found.loads):.1f} to {max(found.loads):.1f}" if found.loads else ""
+    table = _table(
+        f"Codebuff: a prompt of one step ({found.prompt_bytes / 1000:.0f} KB) beside what it asks of its model "
+        f"({found.chat_bytes / 1000:.0f} KB): milliseconds to the end{load}",
+        *("way", "requests", "at once", "least", "median", "p99", "over chat", "direct"),
+        *("CPU: edge", "codebuff-ws", "worker", "valkey"),
+    )
+    for figure in found.figures:
+        if not figure.completed:
+            continue
+        durations = sorted(figure.duration_ms)
+        over_chat, over_direct = found.over_ms(figure.way, "chat"), found.over_ms(figure.way, "direct")
+        alone = figure.concurrency == 1
+        table.add_row(
+            words[figure.way],
+            str(figure.completed),
+            str(figure.concurrency),
+            f"{durations[0]:.1f}",
+            f"{figure.median_ms:.1f}",
+            f"{percentile(durations, 0.99):.1f}",
+            "-" if over_chat is None or not alone or figure.way in ("direct", "chat") else f"{over_chat:.1f}",
+            "-" if over_direct is None or not alone or figure.way == "direct" else f"{over_direct:.1f}",
+            *("-" if (cpu := figure.cpu(role)) is None else f"{cpu:.2f}" for role in ROLES),
+        )
+    return table
+
+
 def _failures(results: Results, console: Console) -> None:
     for figure in results.figures:
         if figure.failed:
@@ -263,6 +325,15 @@ def _failures(results: Results, console: Console) -> None:
                 f"failed: {'; '.join(asked.failures)}",
                 markup=False,
             )
+    for prompt in results.codebuff.figures:
+        if prompt.failed:
+            console.print(
+                f"codebuff, {prompt.way}: {prompt.failed} of {prompt.completed + prompt.failed} failed: "
+                f"{'; '.join(prompt.failures)}",
+                markup=False,
+            )
+    if results.codebuff.idle is not None and results.codebuff.idle.failures:
+        console.print(f"codebuff, idle sockets: {'; '.join(results.codebuff.idle.failures)}", markup=False)
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> Table:

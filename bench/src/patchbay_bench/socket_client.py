@@ -1,4 +1,4 @@
-"""A client for one streamed answer at a time over one WebSocket."""
+"""Clients for one streamed answer at a time over one WebSocket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from websockets.uri import parse_uri
 
 from patchbay_bench.jobs import ClientDialect, Job
 from patchbay_bench.stream import RawAnswer, StreamBroken, StreamClient
-from patchbay_bench.wire import ENDS
+from patchbay_bench.wire import CODEBUFF_ENDS, ENDS
 
 
 class _Response(msgspec.Struct, frozen=True):
@@ -27,7 +27,17 @@ class _Event(msgspec.Struct, frozen=True):
     response: _Response = _Response()
 
 
+class _Action(msgspec.Struct, frozen=True):
+    type: str = ""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    type: str = ""
+    data: _Action = _Action()
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_message = msgspec.json.Decoder(_Message).decode
 
 
 def frame_of(body: str, **fields: str) -> bytes:
@@ -43,8 +53,6 @@ class SocketClient(StreamClient):
         super().__init__(dialect)
         self._protocol: ClientProtocol | None = None
         self._upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._goes_on = False
-        self._last_response = ""
 
     @classmethod
     async def upgrade(cls, job: Job) -> Self:
@@ -57,22 +65,14 @@ class SocketClient(StreamClient):
         protocol.send_request(request)
         client._flush()
         await client._upgraded
-        if job.before:
-            await client.start(frame_of(job.before, generate="false"))
-            client._goes_on = True
         return client
 
     def start(self, request: bytes) -> asyncio.Future[RawAnswer]:
-        if self._protocol is None:
-            raise StreamBroken("not connected")
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         self._content = loop.create_future()
         self._answer = RawAnswer(time.perf_counter(), status=200)
-        if self._goes_on:
-            request = request[:-1] + f',"previous_response_id":"{self._last_response}"}}'.encode()
-        self._protocol.send_text(request)
-        self._flush()
+        self._send(request)
         return self._ended
 
     def data_received(self, data: bytes) -> None:
@@ -86,7 +86,7 @@ class SocketClient(StreamClient):
             if isinstance(event, Response):
                 self._on_response(protocol)
             elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                self._on_text(event.data)
+                self._on_text(bytes(event.data))
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -100,22 +100,92 @@ class SocketClient(StreamClient):
         elif isinstance(protocol.handshake_exc, InvalidHandshake):
             self._upgraded.set_exception(StreamBroken(str(protocol.handshake_exc)))
 
-    def _on_text(self, data: bytes | bytearray | memoryview) -> None:
-        event = bytes(data)
+    def _on_text(self, event: bytes) -> None:
+        """Takes a frame."""
+        raise NotImplementedError
+
+    def _take(self, event: bytes, *, is_last: bool) -> None:
+        """Adds a frame to the running answer."""
         self.on_body(b"data: " + event + b"\n\n")
         answer, ended = self._answer, self._ended
-        if answer is None or ended is None:
+        if not is_last or answer is None or ended is None:
             return
-        decoded = _decode(event)
-        if decoded.type not in ENDS:
-            return
-        self._last_response = decoded.response.id
         answer.ended_at = time.perf_counter()
         self._answer = self._ended = None
         if not ended.done():
             ended.set_result(answer)
 
+    def _send(self, text: bytes) -> None:
+        if self._protocol is None or not self.open:
+            raise StreamBroken("not connected")
+        self._protocol.send_text(text)
+        self._flush()
+
     def _flush(self) -> None:
         if self._protocol is not None and self._transport is not None:
             for data in self._protocol.data_to_send():
                 self._transport.write(data)
+
+
+class ResponsesSocket(SocketClient):
+    """A connection of the Responses API."""
+
+    def __init__(self, dialect: ClientDialect) -> None:
+        super().__init__(dialect)
+        self._goes_on = False
+        self._last_response = ""
+
+    @classmethod
+    async def upgrade(cls, job: Job) -> Self:
+        client = await super().upgrade(job)
+        if job.before:
+            await client.start(frame_of(job.before, generate="false"))
+            client._goes_on = True
+        return client
+
+    def start(self, request: bytes) -> asyncio.Future[RawAnswer]:
+        if self._goes_on:
+            request = request[:-1] + f',"previous_response_id":"{self._last_response}"}}'.encode()
+        return super().start(request)
+
+    def _on_text(self, event: bytes) -> None:
+        decoded = _decode(event)
+        is_last = decoded.type in ENDS
+        if is_last:
+            self._last_response = decoded.response.id
+        self._take(event, is_last=is_last)
+
+
+class CodebuffSocket(SocketClient):
+    """A connection of Codebuff's, one prompt after the other. A request is a prompt's data without its id."""
+
+    def __init__(self, dialect: ClientDialect) -> None:
+        super().__init__(dialect)
+        self._sent = 0
+        self._acknowledged: asyncio.Future[None] | None = None
+
+    def start(self, request: bytes) -> asyncio.Future[RawAnswer]:
+        head = f'{{"type":"action","txid":{self._sent},"data":{{"type":"prompt","promptId":"bench{self._sent}",'
+        self._sent += 1
+        return super().start(head.encode() + request[1:] + b"}")
+
+    def ping(self) -> asyncio.Future[None]:
+        """Pings; the future is done when that is acknowledged. Raises StreamBroken."""
+        self._acknowledged = asyncio.get_running_loop().create_future()
+        self._send(f'{{"type":"ping","txid":{self._sent}}}'.encode())
+        self._sent += 1
+        return self._acknowledged
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        waiting = self._acknowledged
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(StreamBroken("the connection ended before a ping was acknowledged"))
+            waiting.exception()
+
+    def _on_text(self, event: bytes) -> None:
+        message = _decode_message(event)
+        if message.type == "action":
+            self._take(event, is_last=message.data.type in CODEBUFF_ENDS)
+        elif message.type == "ack" and self._acknowledged is not None and not self._acknowledged.done():
+            self._acknowledged.set_result(None)

@@ -8,6 +8,7 @@ from typing import Final
 
 from patchbay_bench import paths
 from patchbay_bench.claude_figures import PLAIN, WITH_TOOLS, ClaudeResults
+from patchbay_bench.codebuff_figures import CodebuffResults
 from patchbay_bench.figures import Figure, Results
 from patchbay_bench.measure import FLAT_STREAMS, TURN, TURN_BYTES, slope, without_idle
 
@@ -26,6 +27,9 @@ NOISE_MS_PER_100_KB: Final = 0.5
 CLAUDE_OVERHEAD_MS: Final = 350.0
 CLAUDE_HISTORY: Final = 20
 CLAUDE_GROWTH_MS: Final = 500.0
+# A socket of Codebuff's in the edge, and a prompt in it beside the same chat over HTTP.
+SOCKET_KB: Final = 40.0
+PROMPT_OVER_CHAT_MS: Final = 15.0
 
 _TRANSLATED: Final = (paths.OPENAI_TO_ANTHROPIC, paths.ANTHROPIC_TO_OPENAI)
 _NATIVE: Final = (paths.NATIVE_ANTHROPIC, paths.NATIVE_OPENAI)
@@ -53,6 +57,7 @@ def judge(results: Results) -> list[Verdict]:
     return [
         *(_streams(results) if "streams" in results.parts else []),
         *(_claude_cli(results) if "claude-cli" in results.parts else []),
+        *(_codebuff(results.codebuff) if "codebuff" in results.parts else []),
     ]
 
 
@@ -238,3 +243,42 @@ def _claude_complete(results: Results) -> Verdict:
         f"{failed} of {asked} not" if asked else "not measured",
         not failed if asked else None,
     )
+
+
+def _codebuff(found: CodebuffResults) -> list[Verdict]:
+    return [_codebuff_memory(found), _codebuff_overhead(found), _codebuff_crowd(found), _codebuff_complete(found)]
+
+
+def _codebuff_memory(found: CodebuffResults) -> Verdict:
+    target = f"codebuff: an idle socket takes at most {SOCKET_KB:g} KB in the edge"
+    size = found.idle.kilobytes("edge") if found.idle else None
+    if found.idle is None or size is None:
+        return Verdict(target, "not measured", None)
+    return Verdict(target, f"{size:.1f} KB, of {found.idle.sockets:,}", size <= SOCKET_KB)
+
+
+def _codebuff_overhead(found: CodebuffResults) -> Verdict:
+    target = f"codebuff: a prompt takes at most {PROMPT_OVER_CHAT_MS:g} ms longer than the same chat, median"
+    over = found.over_ms("prompt", "chat")
+    if over is None:
+        return Verdict(target, "not measured", None)
+    return Verdict(target, f"{over:.1f} ms", over <= PROMPT_OVER_CHAT_MS)
+
+
+def _codebuff_crowd(found: CodebuffResults) -> Verdict:
+    target = "codebuff: prompts in many sockets at once are all answered"
+    crowd = found.find("crowd")
+    if crowd is None:
+        return Verdict(target, "not measured", None)
+    return Verdict(target, f"{crowd.failed} of {crowd.completed + crowd.failed} not", not crowd.failed)
+
+
+def _codebuff_complete(found: CodebuffResults) -> Verdict:
+    target = "codebuff: no idle socket lost, every answer complete and correct"
+    asked = [figure for figure in found.figures if figure.way != "direct"]
+    failed = sum(figure.failed for figure in asked)
+    whole = sum(figure.completed for figure in asked)
+    if found.idle is None or not whole:
+        return Verdict(target, "not measured", None)
+    measured = f"{found.idle.lost} of {found.idle.sockets} sockets, {failed} of {whole + failed} answers"
+    return Verdict(target, measured, not (found.idle.lost or failed))

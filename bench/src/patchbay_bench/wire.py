@@ -16,9 +16,12 @@ PATHS: Final[Mapping[ClientDialect, str]] = {
     "anthropic": "/v1/messages",
     "openai": "/v1/chat/completions",
     "responses": "/v1/responses",
+    "codebuff": "/ws",
 }
 # The events that end a Response.
 ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "error")
+# The actions that end a prompt.
+CODEBUFF_ENDS: Final = ("prompt-response", "prompt-error")
 VERSION_HEADER: Final = {"anthropic-version": "2023-06-01"}
 
 # The first byte of content: a text delta that is not empty.
@@ -26,6 +29,7 @@ _FIRST_CONTENT: Final[Mapping[ClientDialect, re.Pattern[bytes]]] = {
     "anthropic": re.compile(rb'"text_delta"'),
     "openai": re.compile(rb'"content":\s*"[^"]'),
     "responses": re.compile(rb'"type":\s*"response.output_text.delta"'),
+    "codebuff": re.compile(rb'"chunk":\s*"[^"]'),
 }
 _PARAGRAPH: Final = (
     "The function `read_frames` keeps what is left of a frame until its end has come.\n"
@@ -73,7 +77,33 @@ class _ResponseEvent(msgspec.Struct):
     delta: object = None
 
 
+class _Agent(msgspec.Struct, rename="camel", frozen=True):
+    message_history: tuple[msgspec.Raw, ...] = ()
+
+
+class _Session(msgspec.Struct, rename="camel", frozen=True):
+    main_agent_state: _Agent = _Agent()
+
+
+class _Output(msgspec.Struct, frozen=True):
+    type: str = ""
+    value: object = None
+
+
+class _Action(msgspec.Struct, rename="camel", frozen=True):
+    type: str = ""
+    chunk: object = None
+    message: str = ""
+    session_state: _Session = _Session()
+    output: _Output = _Output()
+
+
+class _Message(msgspec.Struct, frozen=True):
+    data: _Action = _Action()
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_message = msgspec.json.Decoder(_Message).decode
 _decode_response_event = msgspec.json.Decoder(_ResponseEvent).decode
 
 
@@ -168,10 +198,29 @@ def _read_responses(body: bytes) -> ReadAnswer:
     return _answer(pieces, end, ended=bool(end))
 
 
+def _read_codebuff(body: bytes) -> ReadAnswer:
+    pieces: list[str] = []
+    end = _Action()
+    for line in _data_lines(body):
+        said = _decode_message(line).data
+        if said.type == "response-chunk" and isinstance(said.chunk, str):
+            pieces.append(said.chunk)
+        elif said.type in CODEBUFF_ENDS:
+            end = said
+    if end.type == "prompt-error":
+        return ReadAnswer("", 0, f"ends in prompt-error: {end.message}")
+    if end.type and end.output.value != "".join(pieces):
+        return ReadAnswer("", 0, f"has another output than its text: {end.output}")
+    if end.type and not end.session_state.main_agent_state.message_history:
+        return ReadAnswer("", 0, "has a session without a history")
+    return _answer(pieces, end.type, ended=bool(end.type))
+
+
 _READERS: Final[Mapping[ClientDialect, Callable[[bytes], ReadAnswer]]] = {
     "anthropic": _read_anthropic,
     "openai": _read_openai,
     "responses": _read_responses,
+    "codebuff": _read_codebuff,
 }
 
 
