@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 from patchbay.settings import Settings, load_or_exit
 from patchbay.telemetry import logs
 from patchbay_edge.app import Application, Edge
+from patchbay_edge.server_sockets import LeanWebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +90,7 @@ def server_of(edge: Edge) -> DrainingServer:
         host=server.host,
         port=server.port,
         http="httptools",
-        ws="websockets-sansio",
+        ws=LeanWebSocket,
         # Both are for every socket; each endpoint has a look at the size itself.
         ws_max_size=max(edge.settings.limits.max_request_bytes, edge.settings.codebuff.max_frame_bytes),
         ws_per_message_deflate=edge.settings.codebuff.compression,

@@ -18,6 +18,7 @@ from patchbay_edge import upgrades
 from patchbay_edge.codebuff.relay import GOING_AWAY, Relay
 from patchbay_edge.codebuff.replicas import Replicas
 from patchbay_edge.exchange import Receive, Scope, Send
+from patchbay_edge.server_sockets import NO_PINGS
 
 # The headers that say who calls.
 _CALLER_HEADERS = ("authorization", "x-api-key", KEY_HEADER)
@@ -80,6 +81,8 @@ class CodebuffSockets:
         # The server keeps the scope for as long as the socket is open; nobody reads these any more, and they are large.
         del headers
         scope["headers"] = []
+        # Clients ping by themselves. While one may not write, its answer to a ping would not be read either.
+        scope["extensions"][NO_PINGS] = {}
         self._open.add(relay)
         self._all_closed.clear()
         metrics.EDGE_CODEBUFF_SOCKETS.set(len(self._open))
