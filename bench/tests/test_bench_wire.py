@@ -33,6 +33,13 @@ RESPONSES = (
     b'data: {"type":"response.output_text.done","text":"a b"}\n\n'
     b'data: {"type":"response.completed","response":{"id":"r","output":[]}}\n\n'
 )
+CODEBUFF = (
+    b'data: {"type":"action","data":{"type":"response-chunk","userInputId":"p","chunk":{"type":"start"}}}\n\n'
+    b'data: {"type":"action","data":{"type":"response-chunk","userInputId":"p","chunk":"a"}}\n\n'
+    b'data: {"type":"action","data":{"type":"response-chunk","userInputId":"p","chunk":" b"}}\n\n'
+    b'data: {"type":"action","data":{"type":"prompt-response","promptId":"p","output":{"type":"lastMessage",'
+    b'"value":"a b"},"sessionState":{"mainAgentState":{"messageHistory":[{"role":"user"}]}}}}\n\n'
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +55,8 @@ RESPONSES = (
         ("openai", OPENAI.replace(b'"stop"', b"null"), "has no stop reason"),
         ("responses", RESPONSES, ""),
         ("responses", RESPONSES.partition(b'data: {"type":"response.completed"')[0], "has no end"),
+        ("codebuff", CODEBUFF, ""),
+        ("codebuff", CODEBUFF.rpartition(b"data: ")[0], "has no end"),
     ],
 )
 def test_an_answer_is_read_and_what_it_lacks_is_named(dialect: ClientDialect, body: bytes, problem: str) -> None:
@@ -78,6 +87,20 @@ def test_the_first_content_is_no_empty_delta() -> None:
     assert has_content("anthropic", ANTHROPIC.split(b"\n\n")[1])
     assert not has_content("responses", RESPONSES.split(b"\n\n")[0])
     assert has_content("responses", RESPONSES.split(b"\n\n")[1])
+    assert not has_content("codebuff", CODEBUFF.split(b"\n\n")[0])
+    assert has_content("codebuff", CODEBUFF.split(b"\n\n")[1])
+
+
+@pytest.mark.parametrize(
+    ("ending", "problem"),
+    [
+        (CODEBUFF.replace(b'"value":"a b"', b'"value":"a"'), "has another output than its text"),
+        (CODEBUFF.replace(b'{"role":"user"}', b""), "has a session without a history"),
+        (b'data: {"data":{"type":"prompt-error","message":"no"}}\n\n', "ends in prompt-error: no"),
+    ],
+)
+def test_a_prompt_that_ends_otherwise_is_a_problem(ending: bytes, problem: str) -> None:
+    assert read_answer("codebuff", ending).problem.startswith(problem)
 
 
 @pytest.mark.parametrize("dialect", ["anthropic", "openai", "responses"])

@@ -35,7 +35,6 @@ from patchbay_bench.wire import PATHS, read_answer
 from patchbay_standin import Script
 from patchbay_standin.testing import StandinProcess
 
-CROWD: Final = 500
 # As the SDK does.
 PING_SECONDS: Final = 30.0
 _MODEL: Final = "bench-codebuff"
@@ -170,8 +169,9 @@ def measure(results: Results, generator: LoadGenerator, plan: Plan, *, say: Call
             for way in ("direct", "chat", "prompt", "run"):
                 bench.ask(way, streams=_ROUND_REQUESTS)
             found.loads.append(os.getloadavg()[0])
-        say(f"codebuff: {CROWD} prompts at once")
-        bench.ask("crowd", concurrency=CROWD, streams=CROWD)
+        crowd = min(plan.codebuff_crowd, most)
+        say(f"codebuff: {crowd} prompts at once")
+        bench.ask("crowd", concurrency=crowd, streams=crowd)
         found.figures = list(bench.figures.values())
 
 

@@ -24,6 +24,7 @@ class Plan:
         codebuff_sockets: Idle WebSockets of Codebuff's while Patchbay's memory is read.
         codebuff_idle_seconds: How long they are idle.
         codebuff_rounds: How often a prompt of Codebuff's, and what it is compared with, is asked in turn.
+        codebuff_crowd: Prompts at once, each in a socket of its own.
     """
 
     rounds: int
@@ -39,6 +40,7 @@ class Plan:
     codebuff_sockets: int
     codebuff_idle_seconds: float
     codebuff_rounds: int
+    codebuff_crowd: int
 
 
 FULL: Final = Plan(
@@ -55,6 +57,7 @@ FULL: Final = Plan(
     codebuff_sockets=5000,
     codebuff_idle_seconds=40.0,
     codebuff_rounds=8,
+    codebuff_crowd=500,
 )
 QUICK: Final = Plan(
     rounds=1,
@@ -70,4 +73,5 @@ QUICK: Final = Plan(
     codebuff_sockets=1000,
     codebuff_idle_seconds=10.0,
     codebuff_rounds=3,
+    codebuff_crowd=500,
 )

@@ -184,7 +184,8 @@ def _file_tree(project: Project) -> str:
     scores = project.section("fileTokenScores")
     text = ""
     for depth, symbols in [(99, scores), *((depth, {}) for depth in (99, *range(_MAX_DEPTH, 0, -1)))]:
-        text = "\n".join(_tree_lines(project.tree, depth, symbols))
+        # A tree may have many thousands of files: no more of it is written than it takes to see that it is too large.
+        text = "\n".join(_tree_lines(project.tree, depth, symbols, most=_TREE_TOKENS * 3))
         if text_tokens(text) <= _TREE_TOKENS:
             break
     else:
@@ -192,10 +193,12 @@ def _file_tree(project: Project) -> str:
     return f"# Project files\n<project_file_tree>\n{text}\n</project_file_tree>"
 
 
-def _tree_lines(nodes: Sequence[JsonObject], depth: int, scores: JsonObject) -> list[str]:
+def _tree_lines(nodes: Sequence[JsonObject], depth: int, scores: JsonObject, *, most: int) -> list[str]:
+    """A line for each file and directory, until they are more than so many characters."""
     lines: list[str] = []
+    size = 0
     pending = [(node, 0, "") for node in reversed(nodes)]
-    while pending:
+    while pending and size <= most:
         node, level, above = pending.pop()
         name = str(node.get("name", ""))
         path = f"{above}/{name}".removeprefix("/")
@@ -211,6 +214,7 @@ def _tree_lines(nodes: Sequence[JsonObject], depth: int, scores: JsonObject) -> 
         else:
             lines.append(f"{indent}{name}/")
             pending.extend((child, level + 1, path) for child in reversed(children))
+        size += len(lines[-1]) + 1
     return lines
 
 
