@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 import msgspec
 import structlog
 
-from patchbay.state import keys
+from patchbay.state import keys, scripts
 from patchbay.state.connection import Client, RedisUnavailable, deadline
 from patchbay.state.notices import messages
 from patchbay_proto.v1.provider_pb2 import Caller
@@ -245,10 +245,9 @@ class CodebuffRuns:
 
     async def _set(self, run_id: str, field: str, value: msgspec.Struct) -> None:
         name = keys.codebuff_run(_digest("", run_id))
+        arguments = (field, msgspec.json.encode(value), self._ttl_ms)
         try:
-            async with deadline(self._timeout):
-                await self._redis.execute_command("HSET", name, field, msgspec.json.encode(value))
-                await self._redis.execute_command("PEXPIRE", name, self._ttl_ms)
+            await scripts.run(self._redis, scripts.CODEBUFF_RUN_SET, (name,), arguments, timeout=self._timeout)
         except RedisUnavailable as error:
             log.warning("codebuff_run_not_kept", run_id=run_id, field=field, error=str(error))
 

@@ -66,6 +66,7 @@ KEEP = load("keep_v1")
 RESOLVE = load("resolve_v1")
 SWEEP = load("sweep_v1")
 FETCH = load("fetch_v1")
+CODEBUFF_RUN_SET = load("codebuff_run_set_v1")
 
 
 def is_refused(error: object) -> bool:
