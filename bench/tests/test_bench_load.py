@@ -105,6 +105,8 @@ def test_anything_less_than_a_whole_answer_is_a_failure(
 
 
 def test_held_streams_stay_open_until_they_are_dropped(standin: StandinProcess, generator: LoadGenerator) -> None:
+    # Those that a test before has dropped.
+    assert standin.wait_for(lambda it: it.stats().active == 0)
     standin.reset()
     standin.script("bench-test-silent", Script(text=TEXT, silence_after=1))
     with generator.held(job(standin, "bench-test-silent", {"concurrency": 5})) as opened:

@@ -164,6 +164,8 @@ def measure(results: Results, generator: LoadGenerator, plan: Plan, *, say: Call
             )
         say(f"codebuff: {min(sockets, most):,} idle sockets")
         found.idle = bench.idle(sockets, most=most, seconds=plan.codebuff_idle_seconds)
+        # All of them have just been closed.
+        bench.warm_up()
         for number in range(plan.codebuff_rounds):
             say(f"codebuff: round {number + 1} of {plan.codebuff_rounds}")
             for way in ("direct", "chat", "prompt", "run"):

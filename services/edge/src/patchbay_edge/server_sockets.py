@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 # An application that puts this into a scope's extensions has a heartbeat of its own.
 NO_PINGS = "patchbay.no_pings"
 
+# A WebSocket is said to be there as little as a request is: that it is, metrics tell.
+_log = logging.getLogger("uvicorn.error.websockets")
+_log.setLevel(logging.WARNING)
+
 
 class LeanWebSocket(WebSocketsSansIOProtocol):
     """One WebSocket. Only one task at a time may receive from it."""
@@ -28,6 +33,7 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.logger = self.conn.logger = _log
         self.queue = cast("asyncio.Queue[ASGIReceiveEvent]", _Queue())
         self.writable = cast(asyncio.Event, _Gate())
 
