@@ -43,7 +43,7 @@ _SCRIPT: Final = Script(deltas=50, separate_sends=True)
 _ROUND_REQUESTS: Final = 10
 _WARM_UP_PROMPTS: Final = 20
 _SETTLE_SECONDS: Final = 0.15
-_REST_SECONDS: Final = 5.0
+_MOST_REST_SECONDS: Final = 5.0
 # Files a process has open beside its sockets.
 _OTHER_FILES: Final = 500
 _PLENTY: Final = 1_000_000
@@ -204,7 +204,7 @@ class _Bench:
             sockets=0,
             seconds=seconds,
             ping_seconds=PING_SECONDS,
-            rest_cpu=_cpu_percent(roles, seconds=_REST_SECONDS),
+            rest_cpu=_cpu_percent(roles, seconds=min(seconds, _MOST_REST_SECONDS)),
             rest=resident_bytes(roles),
         )
         job = self._patchbay.job("prompt", concurrency=min(wanted, most), streams=1)

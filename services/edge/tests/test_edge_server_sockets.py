@@ -1,0 +1,102 @@
+"""Uvicorn's WebSockets as the edge has them: what is left out of them is not missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.frames import Frame, Opcode
+
+from patchbay.testing.eventually import eventually
+from patchbay_edge.exchange import Receive, Scope, Send
+from patchbay_edge.server_sockets import NO_PINGS, LeanWebSocket
+
+_LARGE = "x" * 1_000_000
+
+
+class CountingConnection(ClientConnection):
+    pings = 0
+
+    def process_event(self, event: object) -> None:
+        if isinstance(event, Frame) and event.opcode is Opcode.PING:
+            self.pings += 1
+        super().process_event(event)  # type: ignore[arg-type]
+
+
+class Echo:
+    """Answers each frame with itself, and `many` with large ones; `/quiet` has a heartbeat of its own."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if scope["path"] == "/quiet":
+            scope["extensions"][NO_PINGS] = {}
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            many = message["text"] == "many"
+            for _ in range(20 if many else 1):
+                await send({"type": "websocket.send", "text": _LARGE if many else message["text"]})
+                self.sent += 1
+
+
+@asynccontextmanager
+async def serving(app: Echo, *, ping_interval: float = 20.0) -> AsyncIterator[str]:
+    config = uvicorn.Config(
+        app,
+        port=0,
+        ws=LeanWebSocket,
+        ws_ping_interval=ping_interval,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    try:
+        await eventually(lambda: server.started)
+        yield f"ws://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def test_frames_that_come_together_are_read_in_order() -> None:
+    async with serving(Echo()) as url, connect(url, compression=None) as connection:
+        said = [str(number) for number in range(200)]
+        for text in said:
+            await connection.send(text)
+        assert [await connection.recv() for _ in said] == said
+
+
+async def test_who_does_not_read_is_not_written_to_for_ever() -> None:
+    app = Echo()
+    async with serving(app) as url, connect(url, compression=None, max_size=None, max_queue=1) as connection:
+        await connection.send("many")
+        await eventually(lambda: app.sent > 0)
+        heard: list[str | bytes] = []
+        for _ in range(20):
+            # What the system's buffers and the client's hold is far less than the rest.
+            assert app.sent < len(heard) + 15
+            heard.append(await connection.recv())
+        assert heard == [_LARGE] * 20
+        await connection.send("more")
+        assert await connection.recv() == "more"
+
+
+async def test_only_those_without_a_heartbeat_of_their_own_are_pinged() -> None:
+    async with (
+        serving(Echo(), ping_interval=0.05) as url,
+        connect(f"{url}/quiet", create_connection=CountingConnection) as quiet,
+        connect(f"{url}/other", create_connection=CountingConnection) as other,
+    ):
+        assert isinstance(quiet, CountingConnection)
+        assert isinstance(other, CountingConnection)
+        await eventually(lambda: other.pings > 3)
+        assert quiet.pings == 0
+        await quiet.send("still there")
+        assert await quiet.recv() == "still there"
