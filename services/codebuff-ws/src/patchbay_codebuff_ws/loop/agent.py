@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 
@@ -111,6 +112,7 @@ class Agent:
         self.system: str = parent.system if parent is not None and inherits else self.prompts.system()
         self._prompt, self._params, self._content, self._special = prompt, params, content, special
         self._steps = 0
+        self._records: list[asyncio.Task[None]] = []
         self._said = ""
         self._exhausted = False
         self._reminded = False
@@ -142,11 +144,13 @@ class Agent:
         """Runs it to its end; the AgentOutput. Its failure is an output of type `error`."""
         state, runs = self.state, self.context.runs
         state.run_id = str(uuid.uuid4())
-        await runs.start(
-            state.run_id,
-            agent_id=self.definition.id,
-            ancestor_run_ids=state.ancestor_run_ids,
-            caller=self.context.prompt.caller,
+        self._record(
+            runs.start(
+                state.run_id,
+                agent_id=self.definition.id,
+                ancestor_run_ids=state.ancestor_run_ids,
+                caller=self.context.prompt.caller,
+            )
         )
         status: Status = "failed"
         error = ""
@@ -166,19 +170,22 @@ class Agent:
             output = {"type": "error", "message": error}
         finally:
             self._expire()
-            await asyncio.shield(
-                asyncio.ensure_future(
-                    runs.finish(
-                        state.run_id,
-                        status=status,
-                        total_steps=self._steps,
-                        direct_credits=state.direct_credits_used,
-                        total_credits=state.credits_used,
-                        error=error,
-                    )
+            self._record(
+                runs.finish(
+                    state.run_id,
+                    status=status,
+                    total_steps=self._steps,
+                    direct_credits=state.direct_credits_used,
+                    total_credits=state.credits_used,
+                    error=error,
                 )
             )
+            await asyncio.shield(asyncio.gather(*self._records))
         return output
+
+    def _record(self, recording: Coroutine[Any, Any, None]) -> None:
+        """Has something be kept of the run, beside what the agent does; its end waits for all of it."""
+        self._records.append(asyncio.create_task(recording, name="codebuff-record"))
 
     async def _run(self) -> JsonObject:
         await self._add_mcp_tools()
@@ -293,7 +300,7 @@ class Agent:
         ended = await self._run_calls(answer)
         state.history += self.added
         self.added.clear()
-        await self._record(answer, spent, state.child_run_ids[children:])
+        self._record_step(answer, spent, state.child_run_ids[children:])
         return ended
 
     def take(self, answer: Answer) -> None:
@@ -352,20 +359,22 @@ class Agent:
                 # What the user has seen is part of the conversation.
                 self.take(Answer.of_text(answer.text))
             self._steps += 1
-            await self._record(answer, await self.charge(answer), (), failure.error.message)
+            self._record_step(answer, await self.charge(answer), (), failure.error.message)
             raise
         return answer
 
-    async def _record(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:
-        await self.context.runs.step(
-            self.state.run_id,
-            number=self._steps,
-            model=self.model,
-            input_tokens=answer.input_tokens,
-            output_tokens=answer.usage.output_tokens,
-            cost=spent,
-            child_run_ids=child_run_ids,
-            error=error,
+    def _record_step(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:
+        self._record(
+            self.context.runs.step(
+                self.state.run_id,
+                number=self._steps,
+                model=self.model,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.usage.output_tokens,
+                cost=spent,
+                child_run_ids=child_run_ids,
+                error=error,
+            )
         )
 
     async def generate(self, n: int) -> list[str]:
