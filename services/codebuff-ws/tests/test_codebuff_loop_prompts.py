@@ -113,6 +113,15 @@ def test_a_large_tree_is_cut_from_below() -> None:
     assert "file_number" not in text
 
 
+def test_the_symbols_of_a_file_are_those_with_the_highest_scores() -> None:
+    scores: dict[str, object] = {"b": 1, "a": 1.0, "c": 2.5, **{f"low{number}": 0 for number in range(20)}}
+    tree = [{"name": "x.py", "type": "file"}]
+    text = file_tree(Project({"fileTree": tree, "fileTokenScores": {"x.py": scores}}))
+    assert "x.py c a b low0 low1 low10 low11 low12 low13 low14 low15 low16\n" in text
+    odd = file_tree(Project({"fileTree": tree, "fileTokenScores": {"x.py": {"b": 1, "a": "no", "c": None, "d": 2}}}))
+    assert "x.py d b a c\n" in odd
+
+
 def test_a_large_diff_is_cut() -> None:
     assert len(git_changes(Project({"gitChanges": {"diff": "x" * 100_000}}))) < 31_000
 

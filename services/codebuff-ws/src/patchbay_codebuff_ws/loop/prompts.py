@@ -202,20 +202,35 @@ def _tree_lines(nodes: Sequence[JsonObject], depth: int, scores: JsonObject, *, 
         node, level, above = pending.pop()
         name = str(node.get("name", ""))
         path = f"{above}/{name}".removeprefix("/")
-        children = node.get("children")
-        children = [child for child in children if isinstance(child, dict)] if isinstance(children, list) else []
         indent = " " * level
         if node.get("type") != "directory":
             found = scores.get(path)
-            symbols = sorted(found, key=lambda one: (-_number(found[one]), one)) if isinstance(found, dict) else []
-            lines.append(" ".join([indent + name, *symbols[:_SYMBOLS_PER_FILE]]))
-        elif level + 1 >= depth and children:
-            lines.append(f"{indent}{name}/ ({len(children)} entries)")
+            symbols = _symbols(found) if isinstance(found, dict) else []
+            lines.append(" ".join([indent + name, *symbols]))
         else:
-            lines.append(f"{indent}{name}/")
-            pending.extend((child, level + 1, path) for child in reversed(children))
+            children = _nodes(node.get("children"))
+            if level + 1 >= depth and children:
+                lines.append(f"{indent}{name}/ ({len(children)} entries)")
+            else:
+                lines.append(f"{indent}{name}/")
+                pending.extend((child, level + 1, path) for child in reversed(children))
         size += len(lines[-1]) + 1
     return lines
+
+
+def _nodes(value: object) -> list[JsonObject]:
+    return [child for child in value if isinstance(child, dict)] if isinstance(value, list) else []
+
+
+def _symbols(scores: JsonObject) -> list[str]:
+    """The symbols of a file with the highest scores."""
+    names = sorted(scores)
+    try:
+        names.sort(key=scores.__getitem__, reverse=True)
+    except TypeError:
+        # Not all of them are numbers.
+        names.sort(key=lambda one: _number(scores[one]), reverse=True)
+    return names[:_SYMBOLS_PER_FILE]
 
 
 def _number(value: object) -> float:
