@@ -98,6 +98,7 @@ def test_the_median_prompt_is_held_against_the_same_chat(prompt: float, expected
 def test_nothing_may_be_lost() -> None:
     assert passed(results(idle(lost=1), *good())) == [*MET[:3], False]
     assert passed(results(idle(), *good()[:3], figure("crowd", 90.0, failed=1))) == [*MET[:2], False, False]
+    assert passed(results(idle(), *good()[:3], figure("crowd", failed=1))) == [*MET[:2], False, False]
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:

@@ -30,7 +30,6 @@ class PromptFigure:
     failed: int = 0
     failures: list[str] = field(default_factory=list)
     duration_ms: list[float] = field(default_factory=list)
-    first_content_ms: list[float] = field(default_factory=list)
     cpu_ms: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -48,7 +47,6 @@ class PromptFigure:
         self.failed += result.failed
         self.failures += [failure for failure in result.failures if failure not in self.failures]
         self.duration_ms += [seconds * 1000 for seconds in result.duration]
-        self.first_content_ms += [seconds * 1000 for seconds in result.first_content]
         if result.completed:
             for role, seconds in cpu_seconds.items():
                 self.cpu_ms.setdefault(role, []).append(seconds * 1000 / result.completed)

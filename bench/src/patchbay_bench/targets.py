@@ -267,7 +267,7 @@ def _codebuff_overhead(found: CodebuffResults) -> Verdict:
 
 def _codebuff_crowd(found: CodebuffResults) -> Verdict:
     target = "codebuff: prompts in many sockets at once are all answered"
-    crowd = found.find("crowd")
+    crowd = next((figure for figure in found.figures if figure.way == "crowd"), None)
     if crowd is None:
         return Verdict(target, "not measured", None)
     return Verdict(target, f"{crowd.failed} of {crowd.completed + crowd.failed} not", not crowd.failed)
