@@ -1,0 +1,293 @@
+"""Codebuff's clients as the fault tests need them: many sockets that speak the protocol of the SDK, and keep what they hear.
+
+async with open_sockets(cluster.edges[0], 200) as sockets:
+    await asyncio.gather(*(socket.ping() for socket in sockets))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import count
+from typing import Any
+
+import psutil
+from streaming import script
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from patchbay.state import keys
+from patchbay.state.admission import Admission, Limits
+from patchbay.state.connection import connect as connect_redis
+from patchbay.testing.cluster import Cluster, ServiceProcess
+from patchbay.testing.eventually import eventually
+
+Json = dict[str, Any]
+
+KINDS = ("openai-worker", "codebuff-ws")
+
+FILE_CONTEXT: Json = {
+    "projectRoot": "/home/me/project",
+    "cwd": "/home/me/project",
+    "fileTree": [{"name": "a.py", "type": "file", "filePath": "a.py"}],
+    "fileTokenScores": {},
+    "knowledgeFiles": {},
+    "agentTemplates": {},
+    "customToolDefinitions": {},
+    "gitChanges": {"status": "", "diff": "", "diffCached": "", "lastCommitMessages": ""},
+    "changesSinceLastChat": {},
+    "shellConfigFiles": {},
+    "systemInfo": {"platform": "linux", "shell": "bash", "nodeVersion": "20", "arch": "x64", "homedir": "/", "cpus": 2},
+}
+
+
+def config_on(url: str, *, codebuff: Json | None = None, **sections: object) -> Json:
+    """A configuration over the stand-in at `url`: `base` echoes, and agents of a prompt's own see `agent`."""
+    return {
+        "backends": {
+            "default_backend": "openai",
+            "openai": {"base_url": f"{url}/v1", "api_key": "sk-made-up"},
+        },
+        # A stalled machine is no outage of Redis.
+        "redis": {"timeout_seconds": 5},
+        "codebuff": {
+            "models": {"agents": {"base": "openai/standin-echo"}},
+            "max_connections_per_key": 1000,
+            **(codebuff or {}),
+        },
+        **sections,
+    }
+
+
+def agent(**fields: object) -> Json:
+    """The definition of an agent whose model plays a script of the stand-in."""
+    return {"id": "tester", "displayName": "Tester", "model": f"openai/{script(**fields)}", "toolNames": []}
+
+
+def prompt_action(prompt_id: str, text: str = "hi", *, definition: Json | None = None, **data: Any) -> Json:
+    """A prompt as the published SDK sends it; with a definition, for that agent."""
+    context = FILE_CONTEXT if definition is None else {**FILE_CONTEXT, "agentTemplates": {"tester": definition}}
+    state = {
+        "agentId": "main-agent",
+        "agentType": None,
+        "agentContext": {},
+        "subagents": [],
+        "messageHistory": [],
+        "stepsRemaining": 25,
+    }
+    return {
+        "type": "prompt",
+        "promptId": prompt_id,
+        "prompt": text,
+        "fingerprintId": "codebuff-sdk-abc",
+        "costMode": "normal",
+        "sessionState": {"mainAgentState": state, "fileContext": context},
+        "toolResults": [],
+        "agentId": "base" if definition is None else "tester",
+        "authToken": "made-up",
+        **data,
+    }
+
+
+class Socket:
+    """One open socket.
+
+    Attributes:
+        connection: For what no client would send.
+        heard: What came, in order: acknowledgements, and the data of actions.
+    """
+
+    def __init__(self, connection: ClientConnection, *, listens: bool = True) -> None:
+        self.connection = connection
+        self.heard: list[Json] = []
+        self._txids = count()
+        self._prompts = count(1)
+        self._news = asyncio.Event()
+        self._listening = asyncio.create_task(self._listen(), name="listening") if listens else None
+
+    @property
+    def is_open(self) -> bool:
+        return self._listening is not None and not self._listening.done()
+
+    async def say(self, **message: Any) -> int:
+        """Sends a message; its txid."""
+        txid = next(self._txids)
+        await self.connection.send(json.dumps({"txid": txid, **message}))
+        return txid
+
+    async def act(self, data: Json) -> int:
+        return await self.say(type="action", data=data)
+
+    async def acked(self, txid: int, *, seconds: float = 10) -> None:
+        """Waits until a message is acknowledged, as clients can bear it."""
+        ack = await self.until(lambda one: one["type"] == "ack" and one.get("txid") == txid, seconds=seconds)
+        assert ack == {"type": "ack", "txid": txid, "success": True}
+
+    async def ping(self, *, seconds: float = 10) -> None:
+        """Sends a ping and waits until it is acknowledged."""
+        await self.acked(await self.say(type="ping"), seconds=seconds)
+
+    async def init(self, context: Json, *, seconds: float = 10) -> None:
+        """Tells of a project."""
+        await self.act({"type": "init", "fingerprintId": "f", "authToken": "made-up", "fileContext": context})
+        await self.until(lambda one: one["type"] == "init-response", seconds=seconds)
+
+    async def prompt(self, text: str = "hi", *, definition: Json | None = None, **data: Any) -> str:
+        """Sends a prompt; its id."""
+        prompt_id = f"p{next(self._prompts)}"
+        await self.act(prompt_action(prompt_id, text, definition=definition, **data))
+        return prompt_id
+
+    async def ask(self, text: str = "hi", *, definition: Json | None = None, seconds: float = 10, **data: Any) -> Json:
+        """Sends a prompt and waits for its end, which it has once."""
+        return await self.ended(await self.prompt(text, definition=definition, **data), seconds=seconds)
+
+    async def begun(self, prompt_id: str, *, seconds: float = 10) -> None:
+        """Waits for the first text of a prompt's answer."""
+        await self.until(lambda one: bool(texts([one], prompt_id)), seconds=seconds)
+
+    async def ended(self, prompt_id: str, *, seconds: float = 10) -> Json:
+        """Waits for a prompt's end, which it has once."""
+        await self.until(lambda one: _ends(one, prompt_id), seconds=seconds)
+        [end] = self.ends(prompt_id)
+        return end
+
+    def ends(self, prompt_id: str) -> list[Json]:
+        """The ends that a prompt has had so far."""
+        return [one for one in self.heard if _ends(one, prompt_id)]
+
+    def of_type(self, kind: str) -> list[Json]:
+        return [one for one in self.heard if one["type"] == kind]
+
+    async def until(self, wanted: Callable[[Json], bool], *, seconds: float = 10) -> Json:
+        """The first message, heard before or not, that is wanted."""
+        index = 0
+        async with asyncio.timeout(seconds):
+            while True:
+                while index < len(self.heard):
+                    if wanted(self.heard[index]):
+                        return self.heard[index]
+                    index += 1
+                assert self.is_open, f"closed: {self.connection.close_code} {self.connection.close_reason}"
+                self._news.clear()
+                await self._news.wait()
+
+    async def closed(self, *, seconds: float = 10) -> int:
+        """Waits until the other side has closed the socket; the code."""
+        assert self._listening is not None
+        await asyncio.wait_for(asyncio.shield(self._listening), seconds)
+        assert self.connection.close_code is not None
+        return self.connection.close_code
+
+    async def aclose(self) -> None:
+        await self.connection.close()
+        if self._listening is not None:
+            await asyncio.wait((self._listening,))
+
+    async def _listen(self) -> None:
+        try:
+            async for text in self.connection:
+                message = json.loads(text)
+                self.heard.append(message["data"] if message["type"] == "action" else message)
+                self._news.set()
+        except ConnectionClosed:
+            # `closed` tells the code.
+            return
+        finally:
+            self._news.set()
+
+
+def texts(heard: list[Json], prompt_id: str) -> list[str]:
+    """The pieces of a prompt's answer."""
+    return [
+        one["chunk"]
+        for one in heard
+        if one["type"] == "response-chunk" and one["userInputId"] == prompt_id and isinstance(one["chunk"], str)
+    ]
+
+
+def answer_of(end: Json) -> str:
+    """The text that a prompt has ended well with."""
+    assert end["type"] == "prompt-response", end
+    assert end["output"]["type"] == "lastMessage", end["output"]
+    value: str = end["output"]["value"]
+    return value
+
+
+def _ends(one: Json, prompt_id: str) -> bool:
+    return (one["type"] == "prompt-response" and one["promptId"] == prompt_id) or (
+        one["type"] == "prompt-error" and one["userInputId"] == prompt_id
+    )
+
+
+async def dial(edge: ServiceProcess, *, headers: Mapping[str, str] | None = None, **options: Any) -> ClientConnection:
+    """Opens a WebSocket without limits of its own."""
+    settings = {"compression": None, "max_size": None, "ping_interval": None, "open_timeout": 30, **options}
+    return await connect(f"ws://127.0.0.1:{edge.port}/ws", additional_headers=headers, **settings)
+
+
+async def refused(edge: ServiceProcess, *, headers: Mapping[str, str] | None = None) -> int:
+    """The status that an upgrade is refused with; 101: it is not."""
+    try:
+        connection = await dial(edge, headers=headers)
+    except InvalidStatus as error:
+        assert json.loads(error.response.body or b"")["error"]["message"]
+        return error.response.status_code
+    await connection.close()
+    return 101
+
+
+@asynccontextmanager
+async def open_socket(edge: ServiceProcess, **options: Any) -> AsyncIterator[Socket]:
+    """One socket, closed at the end."""
+    socket = Socket(await dial(edge, **options))
+    try:
+        yield socket
+    finally:
+        await socket.aclose()
+
+
+@asynccontextmanager
+async def open_sockets(edges: list[ServiceProcess], number: int) -> AsyncIterator[list[Socket]]:
+    """So many sockets, one edge after the other, closed at the end."""
+    async with AsyncExitStack() as stack:
+        opening = (stack.enter_async_context(open_socket(edges[n % len(edges)])) for n in range(number))
+        yield list(await asyncio.gather(*opening))
+
+
+async def sockets_held(redis_url: str) -> int:
+    """The sockets that hold a place in the whole cluster."""
+    redis = connect_redis(redis_url, timeout=5)
+    try:
+        observer = Admission(redis, replica_id="observer", limits=Limits(), timeout=5, names=keys.CODEBUFF_SOCKETS)
+        return (await observer.gauges())["connections"]
+    finally:
+        await redis.aclose()
+
+
+def replicas(cluster: Cluster) -> list[ServiceProcess]:
+    """The replicas of codebuff-ws that live."""
+    return [worker for worker in cluster.workers["codebuff-ws"] if worker.alive]
+
+
+async def until_known(cluster: Cluster) -> None:
+    """Waits until every edge gives sockets to every replica of codebuff-ws."""
+
+    async def gives(edge: ServiceProcess, replica: ServiceProcess) -> bool:
+        async with open_sockets([edge], 2) as sockets:
+            await asyncio.gather(*(socket.ping() for socket in sockets))
+        return _calls(edge, replica)
+
+    for edge in cluster.edges:
+        for replica in replicas(cluster):
+            await eventually(partial(gives, edge, replica), seconds=20, what=f"{edge.log.name} knows {replica.log.name}")
+
+
+def _calls(edge: ServiceProcess, replica: ServiceProcess) -> bool:
+    """Whether an edge has a connection to a replica: it opens one when it gives it its first socket."""
+    serving = psutil.Process(replica.pid).net_connections("tcp")
+    ports = {one.laddr.port for one in serving if one.status == psutil.CONN_LISTEN}
+    return any(one.raddr and one.raddr.port in ports for one in psutil.Process(edge.pid).net_connections("tcp"))
