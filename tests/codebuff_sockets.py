@@ -1,13 +1,15 @@
 """Codebuff's clients as the fault tests need them: many sockets that speak the protocol of the SDK, and keep what they hear.
 
 async with open_sockets(cluster.edges[0], 200) as sockets:
-    await asyncio.gather(*(socket.ping() for socket in sockets))
+    await asyncio.gather(*(one.ping() for one in sockets))
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -229,25 +231,24 @@ async def dial(edge: ServiceProcess, *, headers: Mapping[str, str] | None = None
     return await connect(f"ws://127.0.0.1:{edge.port}/ws", additional_headers=headers, **settings)
 
 
-async def refused(edge: ServiceProcess, *, headers: Mapping[str, str] | None = None) -> int:
-    """The status that an upgrade is refused with; 101: it is not."""
+async def knock(edge: ServiceProcess, *, key: str) -> Socket | int:
+    """A socket, or the status that it is refused with."""
     try:
-        connection = await dial(edge, headers=headers)
+        return Socket(await dial(edge, headers={"x-api-key": key}))
     except InvalidStatus as error:
         assert json.loads(error.response.body or b"")["error"]["message"]
+        assert error.response.status_code != 503 or int(error.response.headers["retry-after"]) >= 1
         return error.response.status_code
-    await connection.close()
-    return 101
 
 
 @asynccontextmanager
 async def open_socket(edge: ServiceProcess, **options: Any) -> AsyncIterator[Socket]:
     """One socket, closed at the end."""
-    socket = Socket(await dial(edge, **options))
+    opened = Socket(await dial(edge, **options))
     try:
-        yield socket
+        yield opened
     finally:
-        await socket.aclose()
+        await opened.aclose()
 
 
 @asynccontextmanager
@@ -256,6 +257,18 @@ async def open_sockets(edges: list[ServiceProcess], number: int) -> AsyncIterato
     async with AsyncExitStack() as stack:
         opening = (stack.enter_async_context(open_socket(edges[n % len(edges)])) for n in range(number))
         yield list(await asyncio.gather(*opening))
+
+
+def reset(connection: ClientConnection) -> None:
+    """Vanishes with a TCP reset."""
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.transport.abort()
+
+
+def rss(service: ServiceProcess) -> int:
+    """The memory that a process has, in bytes."""
+    size: int = psutil.Process(service.pid).memory_info().rss
+    return size
 
 
 async def sockets_held(redis_url: str) -> int:
@@ -278,7 +291,7 @@ async def until_known(cluster: Cluster) -> None:
 
     async def gives(edge: ServiceProcess, replica: ServiceProcess) -> bool:
         async with open_sockets([edge], 2) as sockets:
-            await asyncio.gather(*(socket.ping() for socket in sockets))
+            await asyncio.gather(*(one.ping() for one in sockets))
         return _calls(edge, replica)
 
     for edge in cluster.edges:
