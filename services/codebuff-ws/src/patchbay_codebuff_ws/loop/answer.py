@@ -11,26 +11,55 @@ from patchbay.canonical import BlockStart, ChatEvent, Finished, Usage
 from patchbay_codebuff_ws.ports import JsonObject
 
 
-@dataclass(slots=True)
-class TextPiece:
-    text: str = ""
+class Text:
+    """A text that comes delta by delta; it is put together when it is read, so that a long one takes no longer."""
+
+    __slots__ = ("_deltas",)
+
+    def __init__(self, text: str = "") -> None:
+        self._deltas = [text]
+
+    @property
+    def text(self) -> str:
+        if len(self._deltas) > 1:
+            self._deltas = ["".join(self._deltas)]
+        return self._deltas[0]
+
+    def add(self, delta: str) -> None:
+        self._deltas.append(delta)
+
+    def taken(self) -> str:
+        """The text, which is empty from now on."""
+        text = self.text
+        self._deltas = [""]
+        return text
 
 
-@dataclass(slots=True)
-class ThoughtPiece:
+class TextPiece(Text):
+    """What the model says."""
+
+    __slots__ = ()
+
+
+class ThoughtPiece(Text):
     """`kept` is what the provider wants back with it: `signature`, `redacted`, or `dialect` and `json`."""
 
-    text: str = ""
-    kept: dict[str, str] = field(default_factory=dict)
+    __slots__ = ("kept",)
+
+    def __init__(self, *, kept: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.kept = kept or {}
 
 
-@dataclass(slots=True)
-class ToolCall:
+class ToolCall(Text):
     """`input` is None when `text`, what the model wrote, is no JSON object."""
 
-    id: str
-    name: str
-    text: str = ""
+    __slots__ = ("id", "name")
+
+    def __init__(self, call_id: str, name: str, text: str = "") -> None:
+        super().__init__(text)
+        self.id = call_id
+        self.name = name
 
     @property
     def input(self) -> JsonObject | None:
@@ -46,12 +75,12 @@ Piece: TypeAlias = TextPiece | ThoughtPiece | ToolCall
 
 @dataclass(slots=True)
 class Answer:
-    """What has come of an answer so far; `said` and `thought` are what came since they were last taken."""
+    """What has come of an answer so far."""
 
-    said: str = ""
-    thought: str = ""
     usage: Usage = field(default_factory=Usage)
     stop_reason: Finished.StopReason.ValueType = Finished.STOP_REASON_UNSPECIFIED
+    _said: Text = field(default_factory=Text)
+    _thought: Text = field(default_factory=Text)
     _pieces: dict[int, Piece] = field(default_factory=dict)
     _shown: set[int] = field(default_factory=set)
     _complete_texts: list[str] = field(default_factory=list)
@@ -67,10 +96,8 @@ class Answer:
         return cls(_pieces={0: call})
 
     def taken(self) -> tuple[str, str]:
-        """Takes what was said and thought."""
-        taken = self.said, self.thought
-        self.said = self.thought = ""
-        return taken
+        """Takes what was said and thought since the last time."""
+        return self._said.taken(), self._thought.taken()
 
     def complete_texts(self, *, all_of_them: bool = False) -> list[str]:
         """Takes the texts that are complete; `all_of_them`: the answer is over."""
@@ -104,12 +131,12 @@ class Answer:
                 self._pieces[event.block_start.index] = _begun(event.block_start)
             case "text_delta":
                 piece = self._pieces.setdefault(event.text_delta.index, TextPiece())
-                piece.text += event.text_delta.text
-                self.said += event.text_delta.text
+                piece.add(event.text_delta.text)
+                self._said.add(event.text_delta.text)
             case "thinking_delta":
                 thought = self._pieces.setdefault(event.thinking_delta.index, ThoughtPiece())
-                thought.text += event.thinking_delta.text
-                self.thought += event.thinking_delta.text
+                thought.add(event.thinking_delta.text)
+                self._thought.add(event.thinking_delta.text)
             case "signature_delta":
                 signed = self._pieces.setdefault(event.signature_delta.index, ThoughtPiece())
                 if isinstance(signed, ThoughtPiece):
@@ -117,7 +144,7 @@ class Answer:
             case "tool_input_delta":
                 call = self._pieces.get(event.tool_input_delta.index)
                 if isinstance(call, ToolCall):
-                    call.text += event.tool_input_delta.text
+                    call.add(event.tool_input_delta.text)
             case "block_stop":
                 self._complete(event.block_stop.index)
             case "usage":
