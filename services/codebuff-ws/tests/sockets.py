@@ -23,6 +23,8 @@ from patchbay_proto.v1.codebuff_pb2 import Attach, ClientFrame, ConnectRequest, 
 Json: TypeAlias = dict[str, Any]
 Script: TypeAlias = Callable[[Prompt, Client], Awaitable[PromptResult]]
 
+# So much the edge writes at a time.
+PIECE_CHARACTERS = 256 * 1024
 FILE_CONTEXT: Json = {
     "projectRoot": "/home/me/project",
     "cwd": "/home/me/project",
@@ -118,7 +120,11 @@ class Socket:
             message = json.dumps({"txid": self.txid, **message})
             self.txid += 1
         self.number += 1
-        frame = ClientFrame(text=message, **{"number": self.number, **more})
+        fields = {"number": self.number, **more}
+        while len(message) > PIECE_CHARACTERS:
+            piece, message = message[:PIECE_CHARACTERS], message[PIECE_CHARACTERS:]
+            await self.call.write(ConnectRequest(frame=ClientFrame(text=piece, continued=True, **fields)))
+        frame = ClientFrame(text=message, **fields)
         await self.call.write(ConnectRequest(frame=frame))
         return frame.number
 
@@ -135,10 +141,18 @@ class Socket:
 
     async def next(self) -> ConnectResponse | None:
         """The next message; None: the call is over."""
-        message = await asyncio.wait_for(self.call.read(), 10)
-        if message is grpc.aio.EOF:
-            return None
-        assert isinstance(message, ConnectResponse)
+        pieces: list[str] = []
+        while True:
+            message = await asyncio.wait_for(self.call.read(), 10)
+            if message is grpc.aio.EOF:
+                return None
+            assert isinstance(message, ConnectResponse)
+            assert message.ByteSize() < 2_000_000
+            if not message.frame.continued:
+                break
+            pieces.append(message.frame.text)
+        if pieces:
+            message.frame.text = "".join([*pieces, message.frame.text])
         self.received.append(message)
         return message
 

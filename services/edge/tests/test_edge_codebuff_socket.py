@@ -252,6 +252,17 @@ async def test_what_waits_for_a_replica_is_bounded(start_edge: StartEdge) -> Non
         assert (code, bool(reason)) == (1013, True)
 
 
+async def test_a_large_frame_comes_in_pieces_and_whole(start_edge: StartEdge) -> None:
+    worker = ScriptedCodebuff()
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        for pad in ("x" * 262_144, "ö€😀" * 200_000, "x" + "😀" * 65_536):
+            frame = json.dumps({"txid": 1, "pad": pad}, ensure_ascii=False)
+            await connection.send(frame)
+            assert (await hear(connection))["ack"] == 1
+            assert worker.frames[-1].text == frame
+        assert worker.pieces == 8
+
+
 async def test_a_worker_that_is_slow_slows_its_client(start_edge: StartEdge) -> None:
     worker = ScriptedCodebuff()
     async with start_edge(worker) as running, socket(running.port) as connection, socket(running.port) as other:

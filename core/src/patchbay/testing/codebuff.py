@@ -57,6 +57,7 @@ class ScriptedCodebuff(codebuff_pb2_grpc.CodebuffServicer):
         moved: How many it has given away because the edge wanted it.
         refuses: A status that it answers every call with.
         written: How many bytes it has got rid of.
+        pieces: How many messages had a piece of a frame, but for the last ones.
         gate: While it is not set, frames are read and not done.
         on_death: What a frame that kills does.
     """
@@ -70,6 +71,7 @@ class ScriptedCodebuff(codebuff_pb2_grpc.CodebuffServicer):
     running: int = 0
     moved: int = 0
     written: int = 0
+    pieces: int = 0
     refuses: grpc.StatusCode | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     on_death: Callable[[], None] = lambda: None
@@ -130,11 +132,18 @@ class _Call:
         self._leaving: asyncio.Task[None] | None = None
 
     async def serve(self, requests: AsyncIterator[ConnectRequest]) -> None:
+        pieces: list[str] = []
         async for request in requests:
+            if request.frame.continued:
+                pieces.append(request.frame.text)
+                self._worker.pieces += 1
+                continue
             match request.WhichOneof("message"):
                 case "attach":
                     await self._attach(request.attach)
                 case "frame":
+                    request.frame.text = "".join([*pieces, request.frame.text])
+                    pieces.clear()
                     await self._frame(request.frame)
                 case "leave":
                     self._leaving = asyncio.create_task(self._idle())

@@ -114,12 +114,17 @@ Global___Attach: _TypeAlias = Attach  # noqa: Y015
 
 @_typing.final
 class ClientFrame(_message.Message):
+    """The text of a large frame, of either side, comes in pieces, so that nobody is held up by it: messages of the same kind in
+    a row, all but the last one `continued`.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 through the whole connection."""
     text: _builtins.str
@@ -127,6 +132,8 @@ class ClientFrame(_message.Message):
     """It was given to another replica before, which may have acknowledged it."""
     acknowledged: _builtins.bool
     """It has: its `PromptBegun` came, which comes after the acknowledgement."""
+    continued: _builtins.bool
+    """More of the text follows, in a message with the same fields."""
     def __init__(
         self,
         *,
@@ -134,10 +141,11 @@ class ClientFrame(_message.Message):
         text: _builtins.str = ...,
         again: _builtins.bool = ...,
         acknowledged: _builtins.bool = ...,
+        continued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "again", b"again", "number", b"number", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "again", b"again", "continued", b"continued", "number", b"number", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,21 +244,25 @@ class ServerFrame(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     PROMPT_ID_FIELD_NUMBER: _builtins.int
     ENDS_PROMPT_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     prompt_id: _builtins.str
     """The prompt whose answer this is a part of; empty: none. From now on it is not begun anew elsewhere."""
     ends_prompt: _builtins.bool
     """It is the answer's end: however this call ends, the prompt is not under way any more. `PromptEnded` follows."""
+    continued: _builtins.bool
+    """More of the text follows, and the other fields come with the last of it."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         prompt_id: _builtins.str = ...,
         ends_prompt: _builtins.bool = ...,
+        continued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_prompt", b"ends_prompt", "prompt_id", b"prompt_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "ends_prompt", b"ends_prompt", "prompt_id", b"prompt_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

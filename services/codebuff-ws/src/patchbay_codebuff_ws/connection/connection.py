@@ -135,23 +135,29 @@ class Connection:
         for prompt_id in self._attach.lost_prompts:
             say = self._legacy.prompt_error if self._memory.record.legacy else wire.prompt_error
             self._runner.end(prompt_id, say(prompt_id, LOST))
+        pieces: list[str] = []
         while True:
             await self._outbox.readable()
             request = await call.read()
             if not isinstance(request, ConnectRequest):
                 return
             if request.HasField("frame"):
-                await self._frame(request.frame)
+                pieces.append(request.frame.text)
+                if not request.frame.continued:
+                    text = "".join(pieces)
+                    pieces.clear()
+                    await self._frame(request.frame, text)
+                    del text
             elif request.HasField("leave"):
                 self._leaving = True
                 if not self._runner.running:
                     self._on_idle()
 
-    async def _frame(self, frame: ClientFrame) -> None:
+    async def _frame(self, frame: ClientFrame, text: str) -> None:
         if self._capture is not None:
-            self._capture.client(frame.text)
+            self._capture.client(text)
         try:
-            message = wire.read(frame.text)
+            message = wire.read(text)
         except wire.Unreadable:
             self._outbox.put_frame(wire.ack(None, success=False))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from patchbay_proto.v1.codebuff_pb2 import ConnectResponse, ServerFrame
 
@@ -14,6 +14,8 @@ _ROOM_BYTES = 256 * 1024
 # reads nothing is not read from for ever.
 _MOST_WAITING = 10_000
 _MOST_BYTES = 64 * 1024 * 1024
+# So much of a frame's text is sent at a time: gRPC copies and sends a message in one go, and all others wait for it.
+_PIECE_CHARACTERS = 256 * 1024
 # What one message takes beside its text.
 _OVERHEAD_BYTES = 64
 
@@ -72,7 +74,8 @@ class Outbox:
             await self._arrived.wait()
             while self._waiting:
                 message, size = self._waiting[0]
-                await write(message)
+                for piece in _pieces(message, size):
+                    await write(piece)
                 self._waiting.popleft()
                 self._bytes -= size
                 self._room_or_not()
@@ -84,3 +87,16 @@ class Outbox:
             self._room.set()
         else:
             self._room.clear()
+
+
+def _pieces(message: ConnectResponse, size: int) -> Iterator[ConnectResponse]:
+    if size > _PIECE_CHARACTERS:
+        text = message.frame.text
+        end = 0
+        while len(text) - end > _PIECE_CHARACTERS:
+            start, end = end, end + _PIECE_CHARACTERS
+            yield ConnectResponse(frame=ServerFrame(text=text[start:end], continued=True))
+        frame = message.frame
+        last = ServerFrame(text=text[end:], prompt_id=frame.prompt_id, ends_prompt=frame.ends_prompt)
+        message = ConnectResponse(frame=last)
+    yield message

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from patchbay_proto.v1.codebuff_pb2 import ClientFrame
 
+# So much of a frame's text is written at a time: gRPC copies and sends a message in one go, and all others wait for it.
+_PIECE_BYTES = 256 * 1024
 # What a frame takes beside its text.
 _OVERHEAD_BYTES = 200
 
@@ -36,7 +38,7 @@ class Frame:
 class Frames:
     """What one client has sent and no replica is done with."""
 
-    __slots__ = ("_last", "_said", "_unsent", "_waiting", "size", "undone", "undone_size")
+    __slots__ = ("_begun", "_last", "_said", "_unsent", "_waiting", "size", "undone", "undone_size")
 
     def __init__(self) -> None:
         self._last = 0
@@ -44,6 +46,8 @@ class Frames:
         self._waiting: dict[int, Frame] = {}
         # None: none. An empty deque takes 600 bytes, and most sockets are idle.
         self._unsent: deque[Frame] | None = None
+        # The frame that is written in part, and how much of it.
+        self._begun: tuple[Frame, int] | None = None
         # The prompts that have said something and not ended, in order. Their frames are not needed any more.
         self._said: dict[str, None] = {}
         self.size = 0
@@ -76,28 +80,36 @@ class Frames:
         self.undone_size += frame.size
 
     def next(self) -> ClientFrame | None:
-        """The next one to write to the replica, and counts the attempt."""
+        """What is to be written to the replica next, a frame or a piece of one, and counts the attempt."""
+        if self._begun is not None:
+            return self._piece(*self._begun)
         while self._unsent:
             frame = self._unsent.popleft()
-            if frame.number not in self._waiting:
-                continue
-            again = frame.attempts > 0
-            frame.attempts += 1
-            return ClientFrame(
-                number=frame.number,
-                text=frame.data,  # type: ignore[arg-type]  # protobuf takes UTF-8 for a string
-                again=again,
-                acknowledged=frame.acknowledged,
-            )
+            if frame.number in self._waiting:
+                frame.attempts += 1
+                return self._piece(frame, 0)
         self._unsent = None
         return None
 
+    def _piece(self, frame: Frame, start: int) -> ClientFrame:
+        end = _cut(frame.data, start + _PIECE_BYTES)
+        continued = end < len(frame.data)
+        self._begun = (frame, end) if continued else None
+        return ClientFrame(
+            number=frame.number,
+            text=frame.data[start:end],  # type: ignore[arg-type]  # protobuf takes UTF-8 for a string
+            again=frame.attempts > 1,
+            acknowledged=frame.acknowledged,
+            continued=continued,
+        )
+
     @property
     def has_unsent(self) -> bool:
-        return bool(self._unsent)
+        return bool(self._unsent) or self._begun is not None
 
     def rewind(self) -> int:
         """Has everything be written again, to another replica; how often any of it was written."""
+        self._begun = None
         self._unsent = deque(self._waiting.values()) if self._waiting else None
         return max((frame.attempts for frame in self._waiting.values()), default=0)
 
@@ -141,3 +153,12 @@ class Frames:
         if not frame.prompt_id:
             self.undone -= 1
             self.undone_size -= frame.size
+
+
+def _cut(data: bytes, end: int) -> int:
+    """Where a piece of UTF-8 that is to end there, or a little earlier, may end."""
+    if end >= len(data):
+        return len(data)
+    while data[end] & 0b1100_0000 == 0b1000_0000:
+        end -= 1
+    return end

@@ -347,14 +347,18 @@ class Relay:
             self.end(GOING_AWAY, _SHUTTING_DOWN)
 
     async def _read_replica(self, call: SocketCall) -> None:
+        pieces: list[str] = []
         while (message := await call.read()) is not None:
-            await self._heard_from_replica(message)
+            if message.frame.continued:
+                pieces.append(message.frame.text)
+                continue
+            await self._heard_from_replica(message, pieces)
             if self._nothing_runs and self._frames.idle:
                 self.end(GOING_AWAY, _SHUTTING_DOWN)
             elif self._replicas.drains(self._worker_id):
                 self._move_if_idle()
 
-    async def _heard_from_replica(self, message: ConnectResponse) -> None:
+    async def _heard_from_replica(self, message: ConnectResponse, pieces: list[str]) -> None:
         frames = self._frames
         match message.WhichOneof("message"):
             case "frame":
@@ -364,7 +368,10 @@ class Relay:
                 elif frame.prompt_id:
                     frames.prompt_said(frame.prompt_id)
                 self._look_at_window()
-                await self._say(frame.text)
+                pieces.append(frame.text)
+                text = "".join(pieces)
+                pieces.clear()
+                await self._say(text)
             case "frames_done":
                 frames.done(message.frames_done.number)
                 self._look_at_window()
