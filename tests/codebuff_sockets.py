@@ -1,4 +1,4 @@
-"""Codebuff's clients as the fault tests need them: many sockets that speak the protocol of the SDK, and keep what they hear.
+"""Codebuff's clients as the fault tests need them: many sockets that speak the SDK's protocol and keep what they hear.
 
 async with open_sockets(cluster.edges[0], 200) as sockets:
     await asyncio.gather(*(one.ping() for one in sockets))
@@ -235,10 +235,11 @@ async def knock(edge: ServiceProcess, *, key: str) -> Socket | int:
     """A socket, or the status that it is refused with."""
     try:
         return Socket(await dial(edge, headers={"x-api-key": key}))
-    except InvalidStatus as error:
-        assert json.loads(error.response.body or b"")["error"]["message"]
-        assert error.response.status_code != 503 or int(error.response.headers["retry-after"]) >= 1
-        return error.response.status_code
+    except InvalidStatus as refused:
+        response = refused.response
+    assert json.loads(response.body or b"")["error"]["message"]
+    assert response.status_code != 503 or int(response.headers["retry-after"]) >= 1
+    return response.status_code
 
 
 @asynccontextmanager
@@ -259,9 +260,68 @@ async def open_sockets(edges: list[ServiceProcess], number: int) -> AsyncIterato
         yield list(await asyncio.gather(*opening))
 
 
+class RawSocket:
+    """A WebSocket whose client can send what no library sends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, edge: ServiceProcess) -> RawSocket:
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        writer.write(
+            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{edge.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        return cls(reader, writer)
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def hear(self) -> tuple[int, bytes]:
+        """The next frame: its opcode and payload."""
+        first, length = await self._reader.readexactly(2)
+        if length >= 126:
+            length = int.from_bytes(await self._reader.readexactly(2 if length == 126 else 8))
+        return first & 15, await self._reader.readexactly(length)
+
+    async def close_code(self) -> int:
+        """Reads up to the frame that closes: its code."""
+        async with asyncio.timeout(20):
+            while True:
+                opcode, payload = await self.hear()
+                if opcode == CLOSE:
+                    return int.from_bytes(payload[:2])
+
+    async def aclose(self) -> None:
+        self.writer.close()
+
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
+
+
+def raw_frame(opcode: int, payload: bytes, *, fin: bool = True, mask: bool = True, bits: int = 0) -> bytes:
+    """One frame of a WebSocket; the mask is one that changes nothing."""
+    size = len(payload)
+    masked = 0x80 if mask else 0
+    head = bytes([(0x80 if fin else 0) | bits | opcode])
+    if size < 126:
+        head += bytes([masked | size])
+    elif size < 2**16:
+        head += bytes([masked | 126]) + size.to_bytes(2)
+    else:
+        head += bytes([masked | 127]) + size.to_bytes(8)
+    return head + (bytes(4) if mask else b"") + payload
+
+
 def reset(connection: ClientConnection) -> None:
     """Vanishes with a TCP reset."""
-    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    lingering = struct.pack("ii", 1, 0)
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
     connection.transport.abort()
 
 
@@ -296,7 +356,8 @@ async def until_known(cluster: Cluster) -> None:
 
     for edge in cluster.edges:
         for replica in replicas(cluster):
-            await eventually(partial(gives, edge, replica), seconds=20, what=f"{edge.log.name} knows {replica.log.name}")
+            what = f"{edge.log.name} knows {replica.log.name}"
+            await eventually(partial(gives, edge, replica), seconds=20, what=what)
 
 
 def _calls(edge: ServiceProcess, replica: ServiceProcess) -> bool:

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 import pytest
 from codebuff_sockets import (
     KINDS,
-    Json,
     Socket,
     agent,
     answer_of,

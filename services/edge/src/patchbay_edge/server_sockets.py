@@ -8,8 +8,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+
+from patchbay_edge.websocket_protocol import WebSocketProtocol
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -22,7 +23,7 @@ _log = logging.getLogger("uvicorn.error.websockets")
 _log.setLevel(logging.WARNING)
 
 
-class LeanWebSocket(WebSocketsSansIOProtocol):
+class LeanWebSocket(WebSocketProtocol):
     """One WebSocket. Only one task at a time may receive from it."""
 
     def __init__(
