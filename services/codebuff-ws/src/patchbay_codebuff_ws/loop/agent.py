@@ -106,7 +106,8 @@ class Agent:
             spawnable=self._known_spawnable(),
             prompt=prompt,
             initial_prompt=prompt if parent is None else parent.prompts.initial_prompt,
-            remaining=lambda: self.state.steps_remaining,
+            # Not through `self`: in a cycle, the whole prompt would outlive its end until it is collected.
+            remaining=lambda: state.steps_remaining,
         )
         inherits = parent is not None and definition.inherit_parent_system_prompt
         self.system: str = parent.system if parent is not None and inherits else self.prompts.system()
