@@ -218,7 +218,13 @@ async def test_noise_is_acknowledged_and_harms_nobody(target: Target) -> None:
         assert await say_all(socket, NOISE) == [ack_of(frame) for frame in NOISE]
         deep = ['{"txid": 1, "x": ' + "[" * depth + "]" * depth + "}" for depth in (10_000, 1_000_000)]
         deep += ['{"a":' * 100_000, "[" * MIB]
-        await say_all(socket, deep)
+        assert await say_all(socket, deep) == [{"type": "ack", "success": False}] * len(deep)
+        for depth in (100, 300, 450, 600, 900):
+            nested: Any = "\ud83d"
+            for _ in range(depth):
+                nested = [nested]
+            context = {**FILE_CONTEXT, "codebuffConfig": {"x": nested}}
+            await socket.ask(promptParams={"x": nested}, sessionState={"fileContext": context})
         assert "hi" in answer_of(await socket.ask())
     await target.until_nothing_is_left()
 
@@ -318,17 +324,26 @@ async def test_what_is_no_websocket_is_closed_with_a_code(target: Target) -> Non
     await target.until_nothing_is_left()
 
 
-async def test_a_frame_of_just_under_64_mib_is_handled_and_costs_others_little(target: Target) -> None:
+async def test_frames_of_just_under_64_mib_are_handled_and_leave_nothing(target: Target) -> None:
     before = target.memory
+    async with undisturbed(target), open_socket(target.edge) as socket:
+        frame = '{"type": "ping", "txid": 1, "x": "' + "é" * (MOST_BYTES // 2 - 20) + '"}'
+        assert MOST_BYTES - 10 <= len(frame.encode()) <= MOST_BYTES
+        assert await say_all(socket, [frame]) == [{"type": "ack", "txid": 1, "success": True}]
+        del frame
+    # The state comes back with the answer.
+    scores = {"a.py": {"x" * (MOST_BYTES - 4000): 1}}
     for _ in range(2):
         async with undisturbed(target), open_socket(target.edge) as socket:
-            frame = '{"type": "ping", "txid": 1, "x": "' + "é" * (MOST_BYTES // 2 - 20) + '"}'
-            assert MOST_BYTES - 10 <= len(frame.encode()) <= MOST_BYTES
-            assert await say_all(socket, [frame]) == [{"type": "ack", "txid": 1, "success": True}]
-            del frame
+            action = prompt_action("large")
+            action["sessionState"]["fileContext"] = {**FILE_CONTEXT, "fileTokenScores": scores}
+            await socket.act(action)
+            end = await socket.ended("large", seconds=30)
+            assert "hi" in answer_of(end)
+            assert end["sessionState"]["fileContext"]["fileTokenScores"] == scores
+            del action, end
     await target.until_nothing_is_left()
-    # What a service keeps of it for the next one is less than one such frame as text.
-    assert all(size - before[name] < 150 for name, size in target.memory.items()), (before, target.memory)
+    assert all(size - before[name] < 50 for name, size in target.memory.items()), (before, target.memory)
 
 
 async def test_clients_come_and_go_in_every_state_and_nothing_is_left(target: Target) -> None:
