@@ -69,6 +69,11 @@ def agent(**fields: object) -> Json:
     return {"id": "tester", "displayName": "Tester", "model": f"openai/{script(**fields)}", "toolNames": []}
 
 
+# Models that say something all the time, and too much.
+LONG = agent(deltas=100, delta_delay_ms=20)
+MUCH = agent(huge=32)
+
+
 def prompt_action(prompt_id: str, text: str = "hi", *, definition: Json | None = None, **data: Any) -> Json:
     """A prompt as the published SDK sends it; with a definition, for that agent."""
     context = FILE_CONTEXT if definition is None else {**FILE_CONTEXT, "agentTemplates": {"tester": definition}}
@@ -316,6 +321,21 @@ def raw_frame(opcode: int, payload: bytes, *, fin: bool = True, mask: bool = Tru
     else:
         head += bytes([masked | 127]) + size.to_bytes(8)
     return head + (bytes(4) if mask else b"") + payload
+
+
+async def dial_deaf(edge: ServiceProcess) -> ClientConnection:
+    """A client that reads nothing, with little room in the system, so that what waits waits in Patchbay."""
+    raw = socket.create_connection(("127.0.0.1", edge.port))
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    connection = await dial(edge, sock=raw)
+    connection.transport.pause_reading()
+    return connection
+
+
+def has_connection(edge: ServiceProcess, connection: ClientConnection) -> bool:
+    """Whether an edge still has its side of a client's connection."""
+    port = connection.local_address[1]
+    return any(one.raddr and one.raddr.port == port for one in psutil.Process(edge.pid).net_connections("tcp"))
 
 
 def reset(connection: ClientConnection) -> None:

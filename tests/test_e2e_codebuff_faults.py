@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -11,11 +10,13 @@ from contextlib import AsyncExitStack
 import pytest
 from codebuff_sockets import (
     KINDS,
+    LONG,
+    MUCH,
     Socket,
     agent,
     answer_of,
     config_on,
-    dial,
+    dial_deaf,
     knock,
     open_sockets,
     prompt_action,
@@ -33,11 +34,10 @@ from patchbay_standin.testing import StandinProcess
 
 MIB = 1024 * 1024
 DRAIN_SECONDS = 6
+SHORT_DRAIN_SECONDS = 1
 LEASE_SECONDS = 3
-# A model that says nothing at first, one that says something all the time, and one that says too much.
+# A model that says nothing at first.
 LATE = agent(text="late but whole", first_event_delay_ms=1500)
-LONG = agent(deltas=150, delta_delay_ms=20)
-MUCH = agent(huge=32)
 READ_A = 'use tool read_files {"paths": ["src/a.py"]}'
 KEYS = [f"pb-key-{number}" for number in range(8)]
 
@@ -68,6 +68,7 @@ def limited(own_valkey: ValkeyProcess, standin: StandinProcess) -> Iterator[Clus
         standin.url,
         codebuff={"max_connections": 50, "max_connections_per_key": 10},
         limits={"lease_seconds": LEASE_SECONDS},
+        server={"drain_seconds": SHORT_DRAIN_SECONDS},
         redis={"timeout_seconds": 0.5},
         security={"api_keys": [{"key": key, "id": key[3:]} for key in KEYS]},
     )
@@ -174,11 +175,7 @@ async def test_a_client_that_does_not_read_and_one_that_vanishes(
     async with open_sockets([edge], 2) as (vanishing, other):
         await other.ask()
         before = [rss(process) for process in processes]
-        # With little room in the system, so that what does not go on is with Patchbay.
-        small = socket.create_connection(("127.0.0.1", edge.port))
-        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        deaf = await dial(edge, sock=small)
-        deaf.transport.pause_reading()
+        deaf = await dial_deaf(edge)
         await Socket(deaf, listens=False).act(prompt_action("much", definition=MUCH))
         await eventually(lambda: standin.stats().active == 1, what="the model is asked")
         await settled(lambda: [rss(process) // MIB for process in processes], quiet=0.5)
@@ -300,15 +297,19 @@ async def test_while_redis_stands_still_sockets_live_on_and_each_edge_has_its_sh
 
 
 async def test_the_places_of_a_killed_edge_come_back_within_the_lease(
-    limited: Cluster, own_valkey: ValkeyProcess
+    limited: Cluster, own_valkey: ValkeyProcess, standin: StandinProcess
 ) -> None:
     first, second = limited.edges
+    standin.reset()
     async with AsyncExitStack() as stack:
         callers = Callers(stack)
         assert await callers.come([first, second], 60) == [503] * 10
         on_first = sum(one.connection.remote_address[1] == first.port for one in callers.served)
+        busy = next(one for one in callers.served if one.connection.remote_address[1] == first.port)
+        await busy.begun(await busy.prompt(definition=LONG))
         first.kill()
         killed_at = time.monotonic()
+        await eventually(lambda: not standin.stats().active, seconds=1, what="no model is asked any more")
 
         async def are_back() -> bool:
             return await sockets_held(own_valkey.url) == 50 - on_first
@@ -317,3 +318,17 @@ async def test_the_places_of_a_killed_edge_come_back_within_the_lease(
         assert time.monotonic() - killed_at > LEASE_SECONDS / 3
         refused = await callers.come([second], on_first + 3)
         assert len(refused) == 3
+
+
+async def test_a_client_that_does_not_read_does_not_hold_up_a_drain(limited: Cluster, standin: StandinProcess) -> None:
+    edge = limited.edges[1]
+    standin.reset()
+    deaf = await dial_deaf(edge)
+    await Socket(deaf, listens=False).act(prompt_action("much", definition=MUCH))
+    await eventually(lambda: standin.stats().active == 1, what="the model is asked")
+    await settled(lambda: rss(edge) // MIB)
+    edge.terminate()
+    started = time.monotonic()
+    assert await asyncio.to_thread(edge.wait) == 0, edge.output()
+    assert time.monotonic() - started < SHORT_DRAIN_SECONDS + 4
+    reset(deaf)

@@ -18,6 +18,7 @@ from codebuff_sockets import (
     CONTINUATION,
     FILE_CONTEXT,
     KINDS,
+    MUCH,
     PING,
     TEXT,
     Json,
@@ -27,6 +28,8 @@ from codebuff_sockets import (
     answer_of,
     config_on,
     dial,
+    dial_deaf,
+    has_connection,
     open_socket,
     open_sockets,
     prompt_action,
@@ -379,6 +382,8 @@ async def test_clients_come_and_go_in_every_state_and_nothing_is_left(target: Ta
 
 async def test_who_says_nothing_is_gone_and_who_says_anything_is_not(target: Target) -> None:
     text = raw_frame(TEXT, b'{"type": "ping", "txid": 7}')
+    deaf = await dial_deaf(target.edge)
+    await Socket(deaf, listens=False).act(prompt_action("much", definition=MUCH))
     async with open_socket(target.edge) as silent, open_socket(target.edge) as noisy:
         started = time.monotonic()
         slow = await RawSocket.open(target.edge)
@@ -396,6 +401,9 @@ async def test_who_says_nothing_is_gone_and_who_says_anything_is_not(target: Tar
         await noisy.ping()
         await slow.aclose()
     await target.until_nothing_is_left()
+    # What waits for it is not kept either.
+    await eventually(lambda: not has_connection(target.edge, deaf), what="the connection of who does not read is gone")
+    reset(deaf)
 
 
 async def test_init_with_a_full_context_is_what_later_prompts_work_with(target: Target) -> None:

@@ -19,6 +19,7 @@ from patchbay.state.registry import Announcer
 from patchbay.testing.codebuff import ScriptedCodebuff
 from patchbay.testing.eventually import eventually, hold, settled, stays
 from patchbay.testing.valkey import ValkeyProcess
+from patchbay_edge.codebuff.frames import Frames
 
 StartEdge = Callable[..., AbstractAsyncContextManager[Any]]
 Json = dict[str, Any]
@@ -261,6 +262,23 @@ async def test_a_large_frame_comes_in_pieces_and_whole(start_edge: StartEdge) ->
             assert (await hear(connection))["ack"] == 1
             assert worker.frames[-1].text == frame
         assert worker.pieces == 8
+
+
+def test_a_frame_that_was_written_in_part_is_written_again_from_its_beginning() -> None:
+    frames = Frames()
+    data = "ö€😀".encode() * 200_000
+    frames.add(data)
+    first = frames.next()
+    assert first is not None
+    assert (first.continued, first.again, frames.has_unsent) == (True, False, True)
+    assert frames.rewind() == 1
+    pieces = []
+    while (piece := frames.next()) is not None:
+        pieces.append(piece)
+    assert "".join(piece.text for piece in pieces).encode() == data
+    assert [piece.continued for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+    assert all(piece.again and piece.number == 1 for piece in pieces)
+    assert not frames.has_unsent
 
 
 async def test_a_worker_that_is_slow_slows_its_client(start_edge: StartEdge) -> None:
