@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -349,6 +350,12 @@ def rss(service: ServiceProcess) -> int:
     """The memory that a process has, in bytes."""
     size: int = psutil.Process(service.pid).memory_info().rss
     return size
+
+
+def complaints(service: ServiceProcess) -> list[str]:
+    """What a process has logged as its own failure; uvicorn takes a client's invalid UTF-8 for one."""
+    lines = (line for line in service.output().splitlines() if re.search(r'"level": "(error|critical)"', line))
+    return [line for line in lines if "Invalid UTF-8 sequence received from client" not in line]
 
 
 async def sockets_held(redis_url: str) -> int:

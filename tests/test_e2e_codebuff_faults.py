@@ -15,6 +15,7 @@ from codebuff_sockets import (
     Socket,
     agent,
     answer_of,
+    complaints,
     config_on,
     dial_deaf,
     knock,
@@ -51,8 +52,11 @@ def fleet(shared_valkey: ValkeyProcess, standin: StandinProcess) -> Iterator[Clu
         workers={"heartbeat_seconds": 0.5, "heartbeat_ttl_seconds": 2, "drain_seconds": DRAIN_SECONDS},
     )
     with Cluster(config, redis_url=db(shared_valkey), edges=2, kinds=KINDS) as cluster:
+        edges = list(cluster.edges)
         cluster.add_worker("codebuff-ws")
         yield cluster
+        for process in [*edges, *cluster.workers["codebuff-ws"]]:
+            assert complaints(process) == []
 
 
 @pytest.fixture(scope="module")

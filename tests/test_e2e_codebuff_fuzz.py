@@ -26,6 +26,7 @@ from codebuff_sockets import (
     Socket,
     agent,
     answer_of,
+    complaints,
     config_on,
     dial,
     dial_deaf,
@@ -42,7 +43,7 @@ from codebuff_sockets import (
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from patchbay.testing.cluster import Cluster, ServiceProcess
+from patchbay.testing.cluster import Cluster
 from patchbay.testing.eventually import eventually, hold
 from patchbay.testing.ports import free_port
 from patchbay.testing.valkey import ValkeyProcess
@@ -88,13 +89,7 @@ class Target:
         await eventually(is_gone, seconds=10, what="no socket and no prompt is left")
         for process in (self.edge, self.replica):
             assert process.alive, process.output()
-            assert _complaints(process) == []
-
-
-def _complaints(process: ServiceProcess) -> list[str]:
-    """What a process has logged as its own failure; uvicorn takes invalid UTF-8 for one."""
-    lines = (line for line in process.output().splitlines() if re.search(r'"level": "(error|critical)"', line))
-    return [line for line in lines if "Invalid UTF-8 sequence received from client" not in line]
+            assert complaints(process) == []
 
 
 @pytest.fixture(scope="module")
