@@ -71,7 +71,7 @@ def agent(**fields: object) -> Json:
 
 
 # Models that say something all the time, and too much.
-LONG = agent(deltas=100, delta_delay_ms=20)
+LONG = agent(deltas=150, delta_delay_ms=20)
 MUCH = agent(huge=32)
 
 
