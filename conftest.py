@@ -20,7 +20,12 @@ settings.load_profile("any-machine")
 # These start `claude` processes: more than enough for two cores.
 _CROWDED = ("bench/", "services/claude-worker/", "tests/test_e2e_claude")
 # These kill and stop clusters under load: at the end, when the rest beside the crowded ones is done.
-_LAST = ("tests/test_e2e_edge_faults", "tests/test_e2e_permissions", "tests/test_e2e_worker_faults")
+_LAST = (
+    "tests/test_e2e_codebuff_f",
+    "tests/test_e2e_edge_faults",
+    "tests/test_e2e_permissions",
+    "tests/test_e2e_worker_faults",
+)
 
 
 class _InRows(LoadFileScheduling):
