@@ -128,7 +128,8 @@ def programs(shared_valkey: ValkeyProcess, standin: StandinProcess) -> Iterator[
         # A program that computes for ever is not stopped within the test.
         "codebuff": {"steps": {"seconds": 60}},
     }
-    with Cluster(config, redis_url=shared_valkey.url, kinds=("openai-worker", "codebuff-ws")) as running:
+    own = shared_valkey.url.removesuffix("0") + "7"  # apart from the workers of the other clusters
+    with Cluster(config, redis_url=own, kinds=("openai-worker", "codebuff-ws")) as running:
         yield running
 
 

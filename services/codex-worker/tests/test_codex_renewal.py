@@ -105,10 +105,10 @@ async def test_a_slow_issuer_ends_no_claim(place: Place, issuer: Issuer, renewer
     spent = await place.load()
     issuer.hold.clear()
     asked = [
-        asyncio.create_task(renewer_of(claim_seconds=0.15).renew(place, spent, "proactive_expiry")) for _ in range(3)
+        asyncio.create_task(renewer_of(claim_seconds=0.6).renew(place, spent, "proactive_expiry")) for _ in range(3)
     ]
     await eventually(lambda: issuer.waiting)
-    await stays(lambda: issuer.waiting == 1, seconds=0.5)
+    await stays(lambda: issuer.waiting == 1, seconds=1.5)
     issuer.hold.set()
     assert len({login.access_token for login in await asyncio.gather(*asked)}) == 1
     assert len(issuer.spent) == 1
