@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from patchbay.canonical import Reasoning
+
 # Every effort there is, weakest first.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -12,11 +14,27 @@ _EFFORT_OF_BUDGET = ((4_096, "low"), (16_384, "medium"))
 _EFFORT_OF_LARGER_BUDGET = "high"
 
 
-def effort_of_budget(tokens: int) -> str:
+def _effort_of_budget(tokens: int) -> str:
     for limit, effort in _EFFORT_OF_BUDGET:
         if tokens <= limit:
             return effort
     return _EFFORT_OF_LARGER_BUDGET
+
+
+def effort_of(reasoning: Reasoning, known: Sequence[str], disabled: str | None) -> str | None:
+    """The effort for a server; None: how much to think is the model's own choice, if nobody says more than that.
+
+    Args:
+        known: The efforts the server knows, weakest first.
+        disabled: The effort that stands for "do not think" when the client said only that.
+    """
+    if reasoning.HasField("effort"):
+        return nearest_effort(reasoning.effort, known)
+    if reasoning.mode == Reasoning.MODE_DISABLED:
+        return disabled
+    if reasoning.HasField("budget_tokens"):
+        return nearest_effort(_effort_of_budget(reasoning.budget_tokens), known)
+    return None
 
 
 def nearest_effort(effort: str, known: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ import msgspec
 
 from patchbay import errors
 from patchbay.canonical import ChatEvent, Error, Finished
+from patchbay.dialects.answer_errors import cut_short, unreadable
+from patchbay.dialects.answer_readers import DONE
 from patchbay.dialects.builder import EventBuilder
 from patchbay.dialects.json_text import Object, load_array, load_object, object_text
 from patchbay.dialects.openai_chat._chunks import Choice, Chunk, Delta, decode_chunk, is_present, other_fields
@@ -22,18 +24,6 @@ from patchbay.dialects.tool_names import ClientTool
 from patchbay.errors import make_error
 
 _NO_DELTA = Delta()
-
-
-def unreadable(error: Exception) -> Error:
-    return make_error(errors.UPSTREAM, f"The upstream's answer cannot be read: {error}")
-
-
-def too_large() -> Error:
-    return make_error(errors.UPSTREAM, "The upstream's answer has a part that is too large.", retryable=False)
-
-
-def cut_short() -> Error:
-    return make_error(errors.UPSTREAM, "The upstream's answer ended before it was complete.")
 
 
 class AnswerReader:
@@ -60,25 +50,30 @@ class AnswerReader:
             self._done = True
             self._builder.error(error)
 
-    def read_error(self, data: bytes) -> None:
-        """Reads an error that the upstream reports inside its answer."""
-        self.fail(read_error(200, {}, data))
-
-    def read(self, data: bytes) -> None:
-        """Reads one chunk."""
+    def read(self, name: bytes, data: bytes) -> None:
+        """Reads one chunk; an error of the upstream's may be told by its name."""
+        if data == DONE:
+            self.end()
         if self._done:
+            return
+        if name == b"error":
+            self._read_error(data)
             return
         data = self._mend(data)
         try:
             chunk = decode_chunk(data)
             if chunk.is_error:
-                self.read_error(data)
+                self._read_error(data)
             else:
                 self._read(chunk, data)
         except BrokenToolCall:
             self.fail(make_error(errors.UPSTREAM, "The upstream went on with a tool call that it had left."))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._fail_unreadable(data, error)
+
+    def read_body(self, data: bytes) -> None:
+        """Reads an answer that is one body."""
+        self.read(b"", data)
 
     def end(self) -> None:
         """The upstream has ended, by word or by silence."""
@@ -107,9 +102,12 @@ class AnswerReader:
             self.fail(cut_short())
         elif not self._builder.has_started and (self._whole or data.startswith(b"[")):
             # What is no answer at all is an error page; Google puts its errors in a list.
-            self.read_error(data)
+            self._read_error(data)
         else:
             self.fail(unreadable(error))
+
+    def _read_error(self, data: bytes) -> None:
+        self.fail(read_error(200, {}, data))
 
     def _read(self, chunk: Chunk, data: bytes) -> None:
         if chunk.choices and not self._builder.has_started:

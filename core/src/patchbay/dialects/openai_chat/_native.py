@@ -8,11 +8,11 @@ from __future__ import annotations
 import msgspec
 
 from patchbay.canonical import ChatEvent, Error, Finished, Native
+from patchbay.dialects.answer_errors import cut_short, too_large
 from patchbay.dialects.base import NativeEdit, ReadOptions
 from patchbay.dialects.json_text import dump, dump_object, load_object
 from patchbay.dialects.native import set_top_level
 from patchbay.dialects.native_body import BodyEnd, NativeBodyReader
-from patchbay.dialects.openai_chat._answer import cut_short, too_large
 from patchbay.dialects.openai_chat._chunks import Chunk, decode_chunk, is_present
 from patchbay.dialects.openai_chat._errors import read_error
 from patchbay.dialects.openai_chat._quirks import OpenAIChatQuirks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from patchbay.canonical import (
@@ -30,12 +29,11 @@ from patchbay.dialects.json_text import load_array, object_text
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import read_detail
 from patchbay.dialects.openai_fields import Fields, missing, unsupported_value, wrong_type
+from patchbay.dialects.sources import source_of
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 _SYSTEM_ROLES: dict[str, Role.ValueType] = {"system": ROLE_SYSTEM, "developer": ROLE_DEVELOPER}
-
-_DATA_URL = re.compile(r"data:([^;,]*);base64,(.*)", re.DOTALL)
 
 
 def read_messages(messages: Iterable[bytes], chat: Chat) -> None:
@@ -208,9 +206,9 @@ def _read_image(fields: Fields) -> Block:
     if value is None:
         raise missing(path)
     if value.startswith(b'"'):
-        return Block(image=Image(source=_source(Fields({"url": value}).required_string("url"))))
+        return Block(image=Image(source=source_of(Fields({"url": value}).required_string("url"))))
     options = Fields.of(value, path)
-    image = Image(source=_source(options.required_string("url")))
+    image = Image(source=source_of(options.required_string("url")))
     detail = options.string("detail")
     if detail is not None:
         image.detail = detail
@@ -234,7 +232,7 @@ def _read_file(fields: Fields) -> Block:
     if file_id is not None:
         document.source.file_id = file_id
     elif data is not None:
-        source = _source(data)
+        source = source_of(data)
         # OpenRouter takes the file's address here; anything else that is not a data URL is the base64 text itself.
         if source.url and not source.url.startswith(("http://", "https://")):
             source = Source(base64=data)
@@ -245,13 +243,6 @@ def _read_file(fields: Fields) -> Block:
         document.title = title
     fields.put_back("file", file.rest())
     return Block(document=document)
-
-
-def _source(url: str) -> Source:
-    match = _DATA_URL.fullmatch(url)
-    if match is None:
-        return Source(url=url)
-    return Source(base64=match[2], media_type=match[1])
 
 
 def _read_tool_call(raw: bytes, path: str) -> Block:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from patchbay.canonical import ChatEvent
+from patchbay.dialects.answer_errors import unfinished
 from patchbay.dialects.base import AnswerOptions, EventWriter
 from patchbay.dialects.fold import Answer
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._message import write_choice
 from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._usage import write_usage
-from patchbay.dialects.openai_chat._write_stream import StreamWriter, unfinished
+from patchbay.dialects.openai_chat._write_stream import StreamWriter
 from patchbay.errors import PatchbayError
 
 

@@ -7,11 +7,12 @@ from typing import Literal
 
 import msgspec
 
-from patchbay.canonical import Block, CacheMark, Document, Image, Source
+from patchbay.canonical import Block, CacheMark, Document, Image
 from patchbay.dialects.hints import is_attribution
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_object, load_object
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
 from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.sources import url_of
 
 # Whose message the parts are for. A tool's parts that are no text are moved by the caller.
 Speaker = Literal["system", "user", "assistant", "tool"]
@@ -94,11 +95,10 @@ class PartWriter:
         return []
 
     def _image(self, image: Image) -> list[Object]:
-        url = _url(image.source)
-        if url is None:
+        if image.source.WhichOneof("origin") not in ("base64", "url"):
             self._warnings.add("messages.content.image", "an image by file id cannot be sent here: it was left out")
             return []
-        options: Object = {"url": dump(url)}
+        options: Object = {"url": dump(url_of(image.source))}
         if image.HasField("detail"):
             options["detail"] = dump(image.detail)
         return [{"type": b'"image_url"', "image_url": dump_object(options)}]
@@ -117,7 +117,7 @@ class PartWriter:
             case "file_id":
                 file: Object = {"file_id": dump(source.file_id)}
             case "base64":
-                file = {"file_data": dump(_url(source))}
+                file = {"file_data": dump(url_of(source))}
             case "url" if self._quirks.document_urls:
                 file = {"file_data": dump(source.url)}
             case _:
@@ -134,14 +134,3 @@ class PartWriter:
 
 def _text(text: str) -> Object:
     return {"type": b'"text"', "text": dump(text)}
-
-
-def _url(source: Source) -> str | None:
-    """The source as a URL; base64 of an unknown type stays as it is, since a data URL must name one."""
-    match source.WhichOneof("origin"):
-        case "base64":
-            return f"data:{source.media_type};base64,{source.base64}" if source.media_type else source.base64
-        case "url":
-            return source.url
-        case _:
-            return None

@@ -7,7 +7,7 @@ import msgspec
 from patchbay.canonical import Chat, CustomTool, FunctionTool, Reasoning, ResponseFormat, Sampling, Tool, ToolChoice
 from patchbay.dialects.base import WrittenRequest
 from patchbay.dialects.custom_tools import NamespaceIntro, as_function
-from patchbay.dialects.efforts import effort_of_budget, nearest_effort
+from patchbay.dialects.efforts import effort_of, nearest_effort
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._formats import write_format
 from patchbay.dialects.openai_chat._quirks import NAME, OpenAIChatQuirks
@@ -206,7 +206,7 @@ def _reasoning(reasoning: Reasoning, quirks: OpenAIChatQuirks, warnings: Warning
     if quirks.reasoning_field == "reasoning":
         options = _reasoning_object(reasoning, quirks)
         return {"reasoning": dump_object(options)} if options else {}
-    effort = _effort(reasoning, quirks)
+    effort = effort_of(reasoning, quirks.efforts, quirks.disabled_effort)
     return {} if effort is None else {"reasoning_effort": dump(effort)}
 
 
@@ -223,14 +223,3 @@ def _reasoning_object(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> Object:
     if reasoning.display == "omitted":
         options["exclude"] = b"true"
     return options
-
-
-def _effort(reasoning: Reasoning, quirks: OpenAIChatQuirks) -> str | None:
-    if reasoning.HasField("effort"):
-        return nearest_effort(reasoning.effort, quirks.efforts)
-    if reasoning.mode == Reasoning.MODE_DISABLED:
-        return quirks.disabled_effort
-    if reasoning.HasField("budget_tokens"):
-        return nearest_effort(effort_of_budget(reasoning.budget_tokens), quirks.efforts)
-    # How much to think is the model's own choice where nobody says more than that it should.
-    return None

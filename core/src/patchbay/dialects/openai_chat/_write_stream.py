@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from patchbay import errors
-from patchbay.canonical import BlockStart, ChatEvent, CitationDelta, Error, Finished, TextDelta, Usage
+from patchbay.canonical import BlockStart, ChatEvent, CitationDelta, Finished, TextDelta, Usage
+from patchbay.dialects.answer_errors import unfinished
 from patchbay.dialects.base import AnswerOptions
 from patchbay.dialects.json_text import Object, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_chat._errors import error_frame
@@ -19,13 +19,8 @@ from patchbay.dialects.openai_chat._quirks import NAME
 from patchbay.dialects.openai_chat._reasoning import encrypted_detail, text_detail
 from patchbay.dialects.openai_chat._stop_reasons import write_finish_reason
 from patchbay.dialects.openai_chat._usage import write_usage
-from patchbay.errors import make_error
 
 _ROLE_DELTA = b'{"role":"assistant","content":null}'
-
-
-def unfinished() -> Error:
-    return make_error(errors.UPSTREAM, "The answer ended before it was complete.")
 
 
 @dataclass(slots=True)

@@ -7,15 +7,11 @@ from collections.abc import Mapping
 import msgspec
 
 from patchbay.canonical import ChatEvent, Error
+from patchbay.dialects.answer_errors import cut_short, unreadable
+from patchbay.dialects.answer_readers import DONE
 from patchbay.dialects.builder import EventBuilder
 from patchbay.dialects.json_text import Object, load_object, object_text
-from patchbay.dialects.openai_responses._errors import (
-    cut_short,
-    is_error_event,
-    read_error,
-    read_failure,
-    unreadable,
-)
+from patchbay.dialects.openai_responses._errors import is_error_event, read_error, read_failure
 from patchbay.dialects.openai_responses._events import (
     Event,
     Response,
@@ -73,7 +69,7 @@ class AnswerReader:
         Args:
             name: The value of its `event:` line, which some servers give in place of a type.
         """
-        if self._done:
+        if self._done or data == DONE:
             return
         data = self._mend(data)
         try:

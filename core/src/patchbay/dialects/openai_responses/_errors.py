@@ -57,22 +57,6 @@ _WRITTEN: dict[Code, str] = {
 _TRY_AGAIN = re.compile(r"try again in [0-9.]+ ?(?:ms|s)", re.IGNORECASE)
 
 
-def unreadable(error: Exception) -> Error:
-    return make_error(errors.UPSTREAM, f"The upstream's answer cannot be read: {error}")
-
-
-def too_large() -> Error:
-    return make_error(errors.UPSTREAM, "The upstream's answer has a part that is too large.", retryable=False)
-
-
-def cut_short() -> Error:
-    return make_error(errors.UPSTREAM, "The upstream's answer ended before it was complete.")
-
-
-def unfinished() -> Error:
-    return make_error(errors.UPSTREAM, "The answer ended before it was complete.")
-
-
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Error:
     """Reads an error body, or an error event; `status` is that of the HTTP answer, 200 for one inside a stream."""
     return openai_errors.read_error(status, headers, body, NAME)

@@ -12,17 +12,12 @@ import re
 import msgspec
 
 from patchbay.canonical import ChatEvent, Error, Finished, Native
+from patchbay.dialects.answer_errors import cut_short, too_large
 from patchbay.dialects.json_text import load_object, one_line
 from patchbay.dialects.native import set_top_level
 from patchbay.dialects.native_body import BodyEnd, NativeBodyReader
 from patchbay.dialects.openai_responses._answer import FAILED, UNENDED, incomplete_reason, is_answer
-from patchbay.dialects.openai_responses._errors import (
-    cut_short,
-    is_error_event,
-    read_error,
-    read_failure,
-    too_large,
-)
+from patchbay.dialects.openai_responses._errors import is_error_event, read_error, read_failure
 from patchbay.dialects.openai_responses._events import (
     Response,
     decode_event,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from patchbay.canonical import Audio, Block, Document, Image, Opaque, Refusal, Source, Text
 from patchbay.dialects.json_text import load_array, object_text
 from patchbay.dialects.openai_fields import Fields, missing, wrong_type
 from patchbay.dialects.openai_responses._notes import PART, without_notes
 from patchbay.dialects.openai_responses._quirks import NAME
+from patchbay.dialects.sources import source_of
 
 _TEXT_TYPES = ("input_text", "output_text", "text")
-_DATA_URL = re.compile(r"data:([^;,]*);base64,(.*)", re.DOTALL)
 # What says nothing, and is not kept.
 _EMPTY = {"annotations": b"[]", "logprobs": b"[]"}
 
@@ -45,7 +43,7 @@ def _read_file_source(fields: Fields) -> Source:
         return Source(url=url)
     if data is None:
         raise missing(fields.at("file_data"))
-    source = _source(data)
+    source = source_of(data)
     # Anything that is not a data URL is the base64 text itself.
     return Source(base64=data) if source.url else source
 
@@ -80,7 +78,7 @@ def _read_part(raw: bytes, path: str) -> Block:
 def _read_image(fields: Fields) -> Image:
     url, file_id = fields.string("image_url"), fields.string("file_id")
     if url is not None:
-        image = Image(source=_source(url))
+        image = Image(source=source_of(url))
     elif file_id is not None:
         image = Image(source=Source(file_id=file_id))
     else:
@@ -97,8 +95,3 @@ def _read_audio(fields: Fields) -> Block:
     block = Block(audio=Audio(base64=audio.required_string("data"), format=audio.required_string("format")))
     fields.put_back("input_audio", audio.rest())
     return block
-
-
-def _source(url: str) -> Source:
-    match = _DATA_URL.fullmatch(url)
-    return Source(url=url) if match is None else Source(base64=match[2], media_type=match[1])

@@ -7,12 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from patchbay.canonical import Block, Document, Image, Source
+from patchbay.canonical import Block, Document, Image
 from patchbay.dialects.hints import is_attribution
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_object
 from patchbay.dialects.openai_responses._notes import INSTRUCTIONS, ITEM, PART
 from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
 from patchbay.dialects.request_warnings import Warnings
+from patchbay.dialects.sources import url_of
 
 # Whose item the parts are for; a tool's are those of its output.
 Speaker = Literal["system", "user", "assistant", "tool"]
@@ -141,7 +142,7 @@ class PartWriter:
             case "url":
                 file["file_url"] = dump(source.url)
             case _:
-                file["file_data"] = dump(_url(source))
+                file["file_data"] = dump(url_of(source))
         if document.HasField("title"):
             file["filename"] = dump(document.title)
         elif "file_data" in file and source.media_type:
@@ -178,14 +179,7 @@ def _image(image: Image) -> Object:
     if image.source.WhichOneof("origin") == "file_id":
         part["file_id"] = dump(image.source.file_id)
     else:
-        part["image_url"] = dump(_url(image.source))
+        part["image_url"] = dump(url_of(image.source))
     # Servers that check bodies by OpenAI's own types want it.
     part["detail"] = dump(image.detail if image.HasField("detail") else "auto")
     return part
-
-
-def _url(source: Source) -> str:
-    """The source as a URL; base64 of an unknown type stays as it is, since a data URL must name one."""
-    if source.WhichOneof("origin") == "url":
-        return source.url
-    return f"data:{source.media_type};base64,{source.base64}" if source.media_type else source.base64

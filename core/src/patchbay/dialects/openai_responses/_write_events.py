@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from patchbay.canonical import ChatEvent, Error
+from patchbay.dialects.answer_errors import unfinished
 from patchbay.dialects.base import AnswerOptions, EventWriter
-from patchbay.dialects.openai_responses._errors import unfinished
 from patchbay.dialects.openai_responses._write_stream import ResponseWriter
 from patchbay.dialects.openai_responses.recording import ResponseRecorder
 from patchbay.errors import PatchbayError

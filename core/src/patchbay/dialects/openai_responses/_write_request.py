@@ -8,7 +8,7 @@ import msgspec
 
 from patchbay.canonical import Chat, Reasoning, ResponseFormat
 from patchbay.dialects.base import WrittenRequest
-from patchbay.dialects.efforts import effort_of_budget, nearest_effort
+from patchbay.dialects.efforts import effort_of
 from patchbay.dialects.json_text import Object, add_missing, dump, dump_array, dump_object, load_array, load_object
 from patchbay.dialects.openai_responses._item_rules import fit_tier, is_missed
 from patchbay.dialects.openai_responses._quirks import NAME, OpenAIResponsesQuirks
@@ -136,7 +136,7 @@ def _sampling(chat: Chat, quirks: OpenAIResponsesQuirks, warnings: Warnings) -> 
 
 def _reasoning(reasoning: Reasoning, own: Object, quirks: OpenAIResponsesQuirks) -> Object:
     written: Object = {}
-    effort = _effort(reasoning, quirks)
+    effort = effort_of(reasoning, quirks.efforts, quirks.disabled_effort)
     if effort is not None:
         written["effort"] = dump(effort)
     if _is_wanted(reasoning) and reasoning.display != "omitted":
@@ -148,17 +148,6 @@ def _is_wanted(reasoning: Reasoning) -> bool:
     if reasoning.mode == Reasoning.MODE_DISABLED or reasoning.effort == "none":
         return False
     return bool(reasoning.mode or reasoning.effort or reasoning.display or reasoning.budget_tokens)
-
-
-def _effort(reasoning: Reasoning, quirks: OpenAIResponsesQuirks) -> str | None:
-    if reasoning.HasField("effort"):
-        return nearest_effort(reasoning.effort, quirks.efforts)
-    if reasoning.mode == Reasoning.MODE_DISABLED:
-        return quirks.disabled_effort
-    if reasoning.HasField("budget_tokens"):
-        return nearest_effort(effort_of_budget(reasoning.budget_tokens), quirks.efforts)
-    # How much to think is the model's own choice where nobody says more than that it should.
-    return None
 
 
 def _format(wanted: ResponseFormat) -> bytes:
