@@ -147,6 +147,28 @@ STREAMS: dict[str, tuple[list[Json], list[str], str]] = {
         ["0 tool_use c f", "0 + {", "0 + }", "0 stop", "1 tool_use d g", "1 + []", "1 stop"],
         "finished 0 tool_use",
     ),
+    "deltas, and items that say nowhere which they are": (
+        [
+            added(reasoning()),
+            delta("reasoning_summary_text", "hm"),
+            item_done(reasoning("hm", encrypted_content="gAAAA")),
+            delta("output_text", "a"),
+            item_done(message(output_text("ab"))),
+            delta("output_text", "b"),
+            item_done(message(output_text("b"), id="m")),
+            added(function("c", "f", "")),
+            added(function("d", "g", "")),
+            item_done(function("c", "f", "{}")),
+            item_done(function("d", "g", "{}")),
+            ended(output=[reasoning("hm"), message(output_text("ab")), message(output_text("b"))]),
+        ],
+        [
+            *["0 thinking", "0 + hm", "0 signed gAAAA", "0 stop"],
+            *["1 text", "1 + a", "1 + b", "1 stop", "2 text", "2 + b", "2 stop"],
+            *["3 tool_use c f", "4 tool_use d g", "3 + {}", "3 stop", "4 + {}", "4 stop"],
+        ],
+        "finished 0 tool_use",
+    ),
     "calls at the same time": (
         [
             added(function("c", "f", "", id="f"), 1),

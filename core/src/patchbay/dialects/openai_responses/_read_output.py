@@ -95,6 +95,9 @@ class OutputItems:
         self._by_id: dict[str, _Item] = {}
         self._by_call_id: dict[str, _Item] = {}
         self._by_index: dict[int, _Item] = {}
+        # By type: those that are not done, by key, and the last of all.
+        self._undone: dict[str, dict[int, _Item]] = {}
+        self._last: dict[str, _Item] = {}
         # The part of a message that is being said.
         self._saying: tuple[int, int] | None = None
 
@@ -149,8 +152,10 @@ class OutputItems:
         """Reads a whole item, and adds what has not been said of it."""
         fields = decode_item(raw)
         type_ = text_of(fields.type)
-        item = self._by_name(fields, type_) or self._of_index(index, type_, fields) or self._add(type_, index)
-        self._finish_item(item, fields, raw)
+        item = self._by_name(fields, type_) or self._of_index(index, type_, fields)
+        if item is None and index is None:
+            item = self._last_undone(type_, text_of(fields.call_id))
+        self._finish_item(item or self._add(type_, index), fields, raw)
 
     def finish(self, output: Iterable[bytes]) -> None:
         """Ends the answer: what its final object has and the stream did not say is added, and open items end.
@@ -182,6 +187,7 @@ class OutputItems:
             return
         self._name(item, fields)
         item.is_done = True
+        del self._undone[item.type][item.key]
         match item.type:
             case "message":
                 for number, part in enumerate(objects_in(fields.content)):
@@ -291,8 +297,9 @@ class OutputItems:
         index = index_of(event.output_index)
         item = self._by_index.get(index) if index is not None else None
         if item is None or item.type != type_ or (item.is_done and not may_be_done):
-            same = (old for old in reversed(self._all) if old.type == type_ and (may_be_done or not old.is_done))
-            item = next(same, None) if index is None or index in self._by_index else None
+            item = None
+            if index is None or index in self._by_index:
+                item = self._last.get(type_) if may_be_done else self._last_undone(type_)
         if item is None:
             item = self._add(type_, index)
             self._name(item, Item(id=event.item_id))
@@ -312,9 +319,18 @@ class OutputItems:
             return None
         return None if item.call_id and text_of(fields.call_id) not in ("", item.call_id) else item
 
+    def _last_undone(self, type_: str, call_id: str = "") -> _Item | None:
+        """The last item of this type that is not done, unless it is plainly another call."""
+        for item in reversed(self._undone.get(type_, {}).values()):
+            if not call_id or item.call_id in ("", call_id):
+                return item
+        return None
+
     def _add(self, type_: str, index: int | None) -> _Item:
         item = _Item(len(self._all), type_)
         self._all.append(item)
+        self._undone.setdefault(type_, {})[item.key] = item
+        self._last[type_] = item
         if index is not None:
             self._by_index[index] = item
         return item
