@@ -116,7 +116,7 @@ def _running(generator: LoadGenerator) -> Iterator[_Patchbay]:
             "max_connections_per_key": _PLENTY,
             "models": models,
         }
-        with Cluster(config, redis_url=valkey.url, kinds=("openai-worker", "codebuff-ws")) as cluster:
+        with Cluster(config, redis_url=valkey.url, kinds=("openai-worker", "codebuff-ws"), forked=False) as cluster:
             patchbay = _Patchbay(
                 edge_port=cluster.edges[0].port,
                 standin_port=urlsplit(standin.url).port or 0,
