@@ -147,6 +147,35 @@ async def test_a_user_who_says_something_else_instead(settings_with: SettingsWit
         assert socket.chunks() == ["done"]
 
 
+async def test_a_user_who_stops_an_answer_and_says_something_else(
+    settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchbay_codebuff_ws.connection.prompts._GRACE_SECONDS", 0.0)
+    loop = ScriptedLoop([hang, call_terminal])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        await eventually(lambda: serving.loop.running == 1)
+        # Of the stop, its client says nothing.
+        await user_input(socket, "hi", "...", "something else", prompt_id="u2")
+        await socket.until_frame("tool-call", userInputId="u2")
+        await eventually(lambda: serving.loop.running == 1)
+        await user_input(socket, "hi", "...", "something else", "", "[TOOL_RESULT] late", prompt_id="u2")
+        await socket.until_frame("response-complete", userInputId="u2")
+        assert socket.chunks() == ["after"]
+        await serving.idle()
+
+
+async def test_a_result_is_for_the_prompt_that_it_names(settings_with: SettingsWith) -> None:
+    loop = ScriptedLoop([call_terminal, say_done])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        await socket.until_frame("tool-call")
+        await user_input(socket, "ho", "...", "[TOOL_RESULT] of another one", prompt_id="u2")
+        await socket.until_frame("response-complete", userInputId="u2")
+        assert socket.chunks() == ["done"]
+        await serving.idle()
+
+
 async def test_a_result_at_another_replica_begins_anew(settings_with: SettingsWith) -> None:
     loop = ScriptedLoop([call_terminal, say_done])
     async with replica(legacy(settings_with), loop=loop) as serving:

@@ -53,6 +53,8 @@ class LegacyProtocol:
         # Its client's answers do not say to which question.
         self._reading = asyncio.Lock()
         self._waiting: tuple[Run, LegacyClient] | None = None
+        # Its client has one at a time.
+        self._prompt_id = ""
 
     def speaks(self, kind: str, action: JsonObject) -> bool:
         """Whether an action is one of this generation's."""
@@ -97,16 +99,20 @@ class LegacyProtocol:
             message = "A user input needs a `userInputId`."
             self._outbox.put_frame(wire.action({"type": "action-error", "message": message}))
             return
-        waiting, result = self._waiting, _tool_result(action.get("messages"))
+        last, self._prompt_id = self._prompt_id, prompt_id
+        waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting[0].has_ended:
-            self._waiting = None
             run, client = waiting
+            result = _tool_result(action.get("messages")) if run.prompt_id == prompt_id else None
             if result is not None:
                 if self._runner.resume(run, prompt_id, frame):
                     client.resume(prompt_id, result, applied=_objects(action.get("changesAlreadyApplied")))
                 return
             # The user has said something else instead.
             run.cancel(Stop.SHUTDOWN)
+        elif last != prompt_id:
+            # The user has stopped it, if it runs still: that is all that its client says of it.
+            self._runner.cancel(last)
         self._runner.begin(_Ask(action, self), frame)
 
     def client(
