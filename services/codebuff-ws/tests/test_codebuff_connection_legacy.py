@@ -60,6 +60,8 @@ async def test_a_conversation_with_files_and_a_command(settings_with: SettingsWi
         command = {"command": "make test", "mode": "assistant"}
         [part] = await client.call_tool("run_terminal_command", command, user_input_id="u1", timeout_seconds=30)
         assert part["value"] == {"command": "make test", "stdout": "all green"}
+        # The command may have changed what was written before.
+        assert await client.read_files(["a.py"]) == {"a.py": "formatted"}
         [part] = await client.call_tool("code_search", {"pattern": "x"}, user_input_id="u1", timeout_seconds=30)
         assert "no tool" in part["value"]["errorMessage"]
         await client.cost(2, agent_id="a", user_input_id="u1")
@@ -99,6 +101,8 @@ async def test_a_conversation_with_files_and_a_command(settings_with: SettingsWi
         said = ("first", "answer", "fix it", "Reading. ", "[TOOL_RESULT] all green")
         number = await user_input(socket, *said, changesAlreadyApplied=[APPLIED])
         await socket.until(lambda message: message.prompt_begun.number == number)
+        await socket.until_frame("read-files", filePaths=["a.py"])
+        await socket.act("read-files-response", files={"a.py": "formatted"})
         complete = await socket.until_frame("response-complete")
         assert complete == {
             "type": "response-complete",

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from patchbay.settings.codebuff import Codebuff, CodebuffSearch
 from patchbay_codebuff_ws.loop.shortcuts import shell_command, special_prompt
 from patchbay_codebuff_ws.loop.tools import BUILT_IN, custom_tool, problems_of
+from patchbay_codebuff_ws.ports import Part
 
 
 async def called(
@@ -117,6 +118,20 @@ async def test_a_part_that_was_not_replaced_is_told() -> None:
     _, [result] = await called(Call("str_replace", {"path": "a.py", "replacements": replacements}), client=client)
     assert client.files["a.py"] == "b\n"
     assert '"zzz" was not found' in result["message"]
+
+
+async def test_an_edit_after_a_command_is_of_what_the_command_has_left() -> None:
+    client = FakeClient({"a.py": "a\n"})
+
+    def format_file(_: Json) -> list[Part]:
+        client.files["a.py"] = "# formatted\n" + client.files["a.py"]
+        return [{"type": "json", "value": {"stdout": ""}}]
+
+    client.tools["run_terminal_command"] = format_file
+    first, second = ({"path": "a.py", "replacements": [{"old": old, "new": new}]} for old, new in ("ab", "bc"))
+    calls = Call("str_replace", first), Call("run_terminal_command", {"command": "format"}), Call("str_replace", second)
+    await called(*calls, client=client)
+    assert client.files["a.py"] == "# formatted\nc\n"
 
 
 async def test_a_file_that_cannot_be_read_is_not_written() -> None:

@@ -270,6 +270,8 @@ class LegacyClient(PromptClient):
             "resetFileVersions": False,
         }
         self._changes = []
+        # From now on these are the client's files, and the command may change them.
+        self._files.clear()
         self._commit()
         self._result = asyncio.get_running_loop().create_future()
         self._give_turn(self, wire.action(call))
