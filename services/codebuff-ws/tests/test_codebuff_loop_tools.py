@@ -134,10 +134,11 @@ async def test_an_edit_after_a_command_is_of_what_the_command_has_left() -> None
     assert client.files["a.py"] == "# formatted\nc\n"
 
 
-async def test_a_file_that_cannot_be_read_is_not_written() -> None:
-    client = FakeClient({"big": "[FILE_TOO_LARGE: 2 MB]"})
-    _, [result] = await called(Call("write_file", {"path": "big", "instructions": "", "content": "x"}), client=client)
-    assert result == {"errorMessage": "[FILE_TOO_LARGE: 2 MB]"}
+@pytest.mark.parametrize("status", ["[FILE_TOO_LARGE: 2 MB]", "[FILE_IGNORED]"])
+async def test_a_file_that_cannot_be_read_is_not_written(status: str) -> None:
+    client = FakeClient({"it": status})
+    _, [result] = await called(Call("write_file", {"path": "it", "instructions": "", "content": "x"}), client=client)
+    assert result == {"errorMessage": status}
     assert client.tool_requests == []
 
 
