@@ -253,7 +253,14 @@ class Replica:
     ) -> AsyncIterator[Socket]:
         """A socket, attached."""
         call = self.stub.Connect()
-        attach = Attach(connection_id=connection_id, headers=headers or {}, again=again, lost_prompts=lost)
+        attach = Attach(
+            connection_id=connection_id,
+            headers=headers or {},
+            again=again,
+            lost_prompts=lost,
+            login_page="http://edge.test/codebuff/login",
+            client_address="192.0.2.1",
+        )
         await call.write(ConnectRequest(attach=attach))
         socket = Socket(call)
         await socket.until(lambda message: message.HasField("attached"))

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from sockets import ScriptedLoop, Socket, hang, replica
 
+from patchbay.codebuff.sign_in import login_sealer
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Settings
+from patchbay.state.codebuff_logins import CodebuffLogins
+from patchbay.state.connection import RedisUnavailable
 from patchbay.testing.eventually import eventually
 from patchbay_codebuff_ws.ports import Client, Prompt, PromptResult
 
@@ -232,6 +235,7 @@ async def test_what_goes_wrong_is_shown_and_ends_the_prompt(settings_with: Setti
         assert chunk.strip() == complete["response"].strip()
         if fails in ("loop", "output"):
             assert "it is wrong" in chunk
+        assert ('"login"' in chunk) is (fails == "key")
         await serving.idle()
 
 
@@ -247,7 +251,7 @@ async def test_a_command_that_never_comes_back(settings_with: SettingsWith, monk
         assert socket.chunks() == ["done"]
 
 
-async def test_commit_messages_and_sign_in(settings_with: SettingsWith) -> None:
+async def test_commit_messages(settings_with: SettingsWith) -> None:
     async def run(prompt: Prompt, client: Client) -> PromptResult:
         assert prompt.agent_id == "ask"
         assert "+new line" in prompt.text
@@ -261,11 +265,78 @@ async def test_commit_messages_and_sign_in(settings_with: SettingsWith) -> None:
         await socket.act("generate-commit-message", fingerprintId="f", stagedChanges="+new line")
         message = await socket.until_frame("commit-message-response")
         assert message == {"type": "commit-message-response", "commitMessage": "Add a line"}
-        await socket.act("login-code-request", fingerprintId="f")
-        assert "keys" in (await socket.until_frame("auth-result"))["message"]
-        await socket.act("clear-auth-token", authToken="t")
-        await socket.until(lambda frame: frame.frames_done.number == 3)
         assert socket.chunks() == []
+
+
+KEY = "pb-höchst-secret"
+SECURITY = {"require_api_key": True, "api_keys": [{"key": KEY, "id": "k1", "user": "me@example.test"}]}
+
+
+async def test_a_sign_in(settings_with: SettingsWith) -> None:
+    settings = legacy(settings_with, security=SECURITY)
+    async with replica(settings) as serving, serving.socket() as socket:
+        await socket.act("login-code-request", fingerprintId="f", referralCode="ref-1")
+        begun = await socket.until_frame("login-code-response")
+        page, _, login_id = begun.pop("loginUrl").rpartition("/")
+        assert page == "http://edge.test/codebuff/login"
+        secret = begun.pop("fingerprintHash")
+        assert begun == {"type": "login-code-response", "fingerprintId": "f"}
+        # Nothing is said until there is somebody: an answer without a user would be the end.
+        number = await socket.act("login-status-request", fingerprintId="f", fingerprintHash=secret)
+        await socket.until(lambda message: message.frames_done.number == number)
+        # As the edge does, when the page is given the key.
+        logins = CodebuffLogins(serving.service.redis, sealer=login_sealer(settings.security))
+        assert await logins.complete(login_id, KEY)
+        await socket.act("login-status-request", fingerprintId="f", fingerprintHash=secret)
+        assert await socket.until_frame("auth-result") == {
+            "type": "auth-result",
+            "user": {
+                "id": "k1",
+                "email": "me@example.test",
+                "name": "me@example.test",
+                "authToken": KEY,
+                "fingerprintId": "f",
+                "fingerprintHash": secret,
+            },
+            "message": "Signed in.",
+        }
+        await socket.act("clear-auth-token", authToken=KEY, fingerprintId="f", fingerprintHash=secret)
+        await user_input(socket, "hi", authToken=KEY)
+        await socket.until_frame("response-complete")
+        assert [prompt.caller.key_id for prompt in serving.loop.prompts] == ["k1"]
+        assert socket.kinds().count("auth-result") == 1
+
+
+async def test_a_sign_in_that_does_not_come_about(settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = legacy(settings_with, security=SECURITY)
+    async with replica(settings) as serving, serving.socket() as socket:
+        for fingerprint in ("", 1, "f" * 501):
+            await socket.act("login-code-request", fingerprintId=fingerprint)
+            assert "fingerprintId" in (await socket.until_frame("action-error"))["message"]
+        logins = CodebuffLogins(serving.service.redis, sealer=login_sealer(settings.security))
+        begun = await logins.begin("f", "elsewhere")
+        assert begun is not None
+        login_id, secret = begun
+        assert await logins.complete(login_id, "revoked")
+        await socket.act("login-status-request", fingerprintId="f", fingerprintHash=secret)
+        refused = await socket.until_frame("auth-result")
+        assert "key" in refused["message"]
+        assert "user" not in refused
+        monkeypatch.setattr("patchbay.state.codebuff_logins.MOST_PER_MINUTE", 0)
+        await socket.act("login-code-request", fingerprintId="f")
+        assert "Too many" in (await socket.until_frame("action-error"))["message"]
+
+        async def away(*_: object) -> None:
+            raise RedisUnavailable("it is away")
+
+        monkeypatch.setattr(CodebuffLogins, "begin", away)
+        monkeypatch.setattr(CodebuffLogins, "take", away)
+        await socket.act("login-code-request", fingerprintId="f")
+        assert "cannot be reached" in (await socket.until_frame("action-error"))["message"]
+        await socket.act("login-status-request", fingerprintId="f", fingerprintHash=secret)
+        await socket.act("usage")
+        await socket.until_frame("usage-response")
+        assert socket.kinds().count("auth-result") == 1
 
 
 async def test_a_socket_that_leaves_in_its_turn(settings_with: SettingsWith) -> None:

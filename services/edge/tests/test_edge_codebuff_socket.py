@@ -89,6 +89,11 @@ async def test_frames_go_both_ways(start_edge: StartEdge) -> None:
         (attach,) = worker.attaches
         assert (len(attach.connection_id), dict(attach.headers)) == (32, {"authorization": "Bearer pb-one"})
         assert (attach.again, list(attach.lost_prompts)) == (False, [])
+        assert attach.login_page == f"http://127.0.0.1:{running.port}/codebuff/login"
+        assert attach.client_address == "127.0.0.1"
+        async with socket(running.port, **{"x-forwarded-proto": "wss", "x-forwarded-host": "pb.test, x"}):
+            await eventually(lambda: len(worker.attaches) == 2)
+        assert worker.attaches[1].login_page == "https://pb.test/codebuff/login"
         await eventually(lambda: not worker.running)
         await running.idle()
 

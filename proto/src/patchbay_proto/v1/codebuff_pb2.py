@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apatchbay/v1/codebuff.proto\x12\x0bpatchbay.v1\"\x92\x01\n\x0e\x43onnectRequest\x12%\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x13.patchbay.v1.AttachH\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.patchbay.v1.ClientFrameH\x00\x12#\n\x05leave\x18\x03 \x01(\x0b\x32\x12.patchbay.v1.LeaveH\x00\x42\t\n\x07message\"\xa7\x01\n\x06\x41ttach\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x31\n\x07headers\x18\x02 \x03(\x0b\x32 .patchbay.v1.Attach.HeadersEntry\x12\r\n\x05\x61gain\x18\x03 \x01(\x08\x12\x14\n\x0clost_prompts\x18\x04 \x03(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x0b\x43lientFrame\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x61gain\x18\x03 \x01(\x08\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x01(\x08\x12\x11\n\tcontinued\x18\x05 \x01(\x08\"\x07\n\x05Leave\"\xa9\x02\n\x0f\x43onnectResponse\x12)\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x15.patchbay.v1.AttachedH\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.patchbay.v1.ServerFrameH\x00\x12.\n\x0b\x66rames_done\x18\x03 \x01(\x0b\x32\x17.patchbay.v1.FramesDoneH\x00\x12\x30\n\x0cprompt_begun\x18\x04 \x01(\x0b\x32\x18.patchbay.v1.PromptBegunH\x00\x12\x30\n\x0cprompt_ended\x18\x05 \x01(\x0b\x32\x18.patchbay.v1.PromptEndedH\x00\x12!\n\x04idle\x18\x06 \x01(\x0b\x32\x11.patchbay.v1.IdleH\x00\x42\t\n\x07message\"\x1d\n\x08\x41ttached\x12\x11\n\tworker_id\x18\x01 \x01(\t\"V\n\x0bServerFrame\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12\x13\n\x0b\x65nds_prompt\x18\x03 \x01(\x08\x12\x11\n\tcontinued\x18\x04 \x01(\x08\"\x1c\n\nFramesDone\x12\x0e\n\x06number\x18\x01 \x01(\x04\"0\n\x0bPromptBegun\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tprompt_id\x18\x02 \x01(\t\" \n\x0bPromptEnded\x12\x11\n\tprompt_id\x18\x01 \x01(\t\"\x06\n\x04Idle2T\n\x08\x43odebuff\x12H\n\x07\x43onnect\x12\x1b.patchbay.v1.ConnectRequest\x1a\x1c.patchbay.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apatchbay/v1/codebuff.proto\x12\x0bpatchbay.v1\"\x92\x01\n\x0e\x43onnectRequest\x12%\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x13.patchbay.v1.AttachH\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.patchbay.v1.ClientFrameH\x00\x12#\n\x05leave\x18\x03 \x01(\x0b\x32\x12.patchbay.v1.LeaveH\x00\x42\t\n\x07message\"\xd3\x01\n\x06\x41ttach\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x31\n\x07headers\x18\x02 \x03(\x0b\x32 .patchbay.v1.Attach.HeadersEntry\x12\r\n\x05\x61gain\x18\x03 \x01(\x08\x12\x14\n\x0clost_prompts\x18\x04 \x03(\t\x12\x12\n\nlogin_page\x18\x05 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x06 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x0b\x43lientFrame\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x61gain\x18\x03 \x01(\x08\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x01(\x08\x12\x11\n\tcontinued\x18\x05 \x01(\x08\"\x07\n\x05Leave\"\xa9\x02\n\x0f\x43onnectResponse\x12)\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x15.patchbay.v1.AttachedH\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.patchbay.v1.ServerFrameH\x00\x12.\n\x0b\x66rames_done\x18\x03 \x01(\x0b\x32\x17.patchbay.v1.FramesDoneH\x00\x12\x30\n\x0cprompt_begun\x18\x04 \x01(\x0b\x32\x18.patchbay.v1.PromptBegunH\x00\x12\x30\n\x0cprompt_ended\x18\x05 \x01(\x0b\x32\x18.patchbay.v1.PromptEndedH\x00\x12!\n\x04idle\x18\x06 \x01(\x0b\x32\x11.patchbay.v1.IdleH\x00\x42\t\n\x07message\"\x1d\n\x08\x41ttached\x12\x11\n\tworker_id\x18\x01 \x01(\t\"V\n\x0bServerFrame\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12\x13\n\x0b\x65nds_prompt\x18\x03 \x01(\x08\x12\x11\n\tcontinued\x18\x04 \x01(\x08\"\x1c\n\nFramesDone\x12\x0e\n\x06number\x18\x01 \x01(\x04\"0\n\x0bPromptBegun\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tprompt_id\x18\x02 \x01(\t\" \n\x0bPromptEnded\x12\x11\n\tprompt_id\x18\x01 \x01(\t\"\x06\n\x04Idle2T\n\x08\x43odebuff\x12H\n\x07\x43onnect\x12\x1b.patchbay.v1.ConnectRequest\x1a\x1c.patchbay.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONNECTREQUEST']._serialized_start=44
   _globals['_CONNECTREQUEST']._serialized_end=190
   _globals['_ATTACH']._serialized_start=193
-  _globals['_ATTACH']._serialized_end=360
-  _globals['_ATTACH_HEADERSENTRY']._serialized_start=314
-  _globals['_ATTACH_HEADERSENTRY']._serialized_end=360
-  _globals['_CLIENTFRAME']._serialized_start=362
-  _globals['_CLIENTFRAME']._serialized_end=461
-  _globals['_LEAVE']._serialized_start=463
-  _globals['_LEAVE']._serialized_end=470
-  _globals['_CONNECTRESPONSE']._serialized_start=473
-  _globals['_CONNECTRESPONSE']._serialized_end=770
-  _globals['_ATTACHED']._serialized_start=772
-  _globals['_ATTACHED']._serialized_end=801
-  _globals['_SERVERFRAME']._serialized_start=803
-  _globals['_SERVERFRAME']._serialized_end=889
-  _globals['_FRAMESDONE']._serialized_start=891
-  _globals['_FRAMESDONE']._serialized_end=919
-  _globals['_PROMPTBEGUN']._serialized_start=921
-  _globals['_PROMPTBEGUN']._serialized_end=969
-  _globals['_PROMPTENDED']._serialized_start=971
-  _globals['_PROMPTENDED']._serialized_end=1003
-  _globals['_IDLE']._serialized_start=1005
-  _globals['_IDLE']._serialized_end=1011
-  _globals['_CODEBUFF']._serialized_start=1013
-  _globals['_CODEBUFF']._serialized_end=1097
+  _globals['_ATTACH']._serialized_end=404
+  _globals['_ATTACH_HEADERSENTRY']._serialized_start=358
+  _globals['_ATTACH_HEADERSENTRY']._serialized_end=404
+  _globals['_CLIENTFRAME']._serialized_start=406
+  _globals['_CLIENTFRAME']._serialized_end=505
+  _globals['_LEAVE']._serialized_start=507
+  _globals['_LEAVE']._serialized_end=514
+  _globals['_CONNECTRESPONSE']._serialized_start=517
+  _globals['_CONNECTRESPONSE']._serialized_end=814
+  _globals['_ATTACHED']._serialized_start=816
+  _globals['_ATTACHED']._serialized_end=845
+  _globals['_SERVERFRAME']._serialized_start=847
+  _globals['_SERVERFRAME']._serialized_end=933
+  _globals['_FRAMESDONE']._serialized_start=935
+  _globals['_FRAMESDONE']._serialized_end=963
+  _globals['_PROMPTBEGUN']._serialized_start=965
+  _globals['_PROMPTBEGUN']._serialized_end=1013
+  _globals['_PROMPTENDED']._serialized_start=1015
+  _globals['_PROMPTENDED']._serialized_end=1047
+  _globals['_IDLE']._serialized_start=1049
+  _globals['_IDLE']._serialized_end=1055
+  _globals['_CODEBUFF']._serialized_start=1057
+  _globals['_CODEBUFF']._serialized_end=1141
 # @@protoc_insertion_point(module_scope)

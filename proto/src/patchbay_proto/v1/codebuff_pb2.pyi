@@ -84,10 +84,15 @@ class Attach(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
     LOST_PROMPTS_FIELD_NUMBER: _builtins.int
+    LOGIN_PAGE_FIELD_NUMBER: _builtins.int
+    CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     connection_id: _builtins.str
     """The same for a socket at every replica."""
     again: _builtins.bool
     """Another replica had the connection: what it kept of it is in Redis."""
+    login_page: _builtins.str
+    """Where a browser signs in, as the client reaches the edge; `/` and the id of a sign-in follow."""
+    client_address: _builtins.str
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Of the upgrade: those that say who calls, names in lower case."""
@@ -103,10 +108,12 @@ class Attach(_message.Message):
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         again: _builtins.bool = ...,
         lost_prompts: _abc.Iterable[_builtins.str] | None = ...,
+        login_page: _builtins.str = ...,
+        client_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "connection_id", b"connection_id", "headers", b"headers", "lost_prompts", b"lost_prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "client_address", b"client_address", "connection_id", b"connection_id", "headers", b"headers", "login_page", b"login_page", "lost_prompts", b"lost_prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import grpc
 import structlog
 
+from patchbay.codebuff.sign_in import login_sealer
 from patchbay.dispatch.callers import Callers
 from patchbay.errors import OVERLOADED, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission, Limits
+from patchbay.state.codebuff_logins import CodebuffLogins
 from patchbay.state.codebuff_sessions import CodebuffSessions
 from patchbay.state.codebuff_topics import Topics
 from patchbay.state.codebuff_usage import CodebuffUsage
@@ -86,6 +88,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
                 timeout=timeout,
             ),
             topics=self.topics,
+            logins=CodebuffLogins(shared.redis, sealer=login_sealer(settings.security), timeout=timeout),
             usage=CodebuffUsage(shared.redis, timeout=timeout),
             load=self,
             worker_id=shared.worker_id,

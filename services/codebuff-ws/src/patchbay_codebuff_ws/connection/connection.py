@@ -75,7 +75,7 @@ class Connection:
             parts, headers=attach.headers, outbox=self._outbox, memory=self._memory, on_idle=self._on_idle
         )
         self._legacy = LegacyProtocol(
-            parts, outbox=self._outbox, requests=self._requests, memory=self._memory, runner=self._runner
+            parts, attach, outbox=self._outbox, requests=self._requests, memory=self._memory, runner=self._runner
         )
         self._leaving = False
         self._moved = asyncio.Event()

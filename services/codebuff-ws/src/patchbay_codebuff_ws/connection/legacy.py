@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from patchbay.dispatch.callers import Identity
-from patchbay.errors import InvalidRequest
+from patchbay.errors import InvalidRequest, PatchbayError
 from patchbay_codebuff_ws.connection import wire
 from patchbay_codebuff_ws.connection.memory import Memory
 from patchbay_codebuff_ws.connection.outbox import Outbox
@@ -25,10 +25,11 @@ from patchbay_codebuff_ws.connection.project import Project, read_project
 from patchbay_codebuff_ws.connection.prompt_client import PromptClient, Stop
 from patchbay_codebuff_ws.connection.requests import Request, Requests
 from patchbay_codebuff_ws.connection.runner import Run, Runner
+from patchbay_codebuff_ws.connection.sign_in import SignIn
 from patchbay_codebuff_ws.connection.tool_inputs import EDITS, problem_of
 from patchbay_codebuff_ws.connection.wire import text_of
 from patchbay_codebuff_ws.ports import JsonObject, Part, Prompt, PromptResult
-from patchbay_proto.v1.codebuff_pb2 import ClientFrame
+from patchbay_proto.v1.codebuff_pb2 import Attach, ClientFrame
 
 _RESULT = "[TOOL_RESULT]"
 _QUOTA = 1_000_000
@@ -38,18 +39,20 @@ _LONGEST_TURN_SECONDS = 900.0
 
 _COMMIT_ID = "commit-message-"
 _COMMIT = "Write a commit message for these changes: one line of at most 72 characters, and nothing else.\n\n"
-_NO_SIGN_IN = "There is no sign-in over this connection: use one of the keys of this service."
 
 
 class LegacyProtocol:
     """The first generation on one socket."""
 
-    def __init__(self, parts: Parts, *, outbox: Outbox, requests: Requests, memory: Memory, runner: Runner) -> None:
+    def __init__(
+        self, parts: Parts, attach: Attach, *, outbox: Outbox, requests: Requests, memory: Memory, runner: Runner
+    ) -> None:
         self._parts = parts
         self._outbox = outbox
         self._requests = requests
         self._memory = memory
         self._runner = runner
+        self._sign_in = SignIn(attach, parts)
         # Its client's answers do not say to which question.
         self._reading = asyncio.Lock()
         self._waiting: tuple[Run, LegacyClient] | None = None
@@ -82,8 +85,8 @@ class LegacyProtocol:
             self._user_input(action, frame)
         elif kind == "generate-commit-message":
             self._runner.begin(_CommitAsk(action, self, frame.number), frame)
-        else:
-            self._outbox.put_frame(wire.action({"type": "auth-result", "message": _NO_SIGN_IN}))
+        elif (answer := await self._sign_in.answer(kind, action)) is not None:
+            self._outbox.put_frame(wire.action(answer))
 
     def prompt_error(self, prompt_id: str, message: str) -> str:
         """Tells of an error; the frame that ends the prompt with it."""
@@ -92,6 +95,14 @@ class LegacyProtocol:
         # What does not come as a chunk is not shown.
         self._outbox.put_frame(wire.response_chunk(prompt_id, f"{message}\n"), prompt_id=prompt_id)
         return _complete(prompt_id, message, changes=(), applied=())
+
+    def knows(self, token: object) -> bool:
+        """Whether a client may ask for anything."""
+        try:
+            self._runner.identify(token)
+        except PatchbayError:
+            return False
+        return True
 
     def _user_input(self, action: JsonObject, frame: ClientFrame) -> None:
         prompt_id = text_of(action.get("userInputId"))
@@ -337,6 +348,8 @@ class _Ask:
 
     def refused(self, prompt_id: str, message: str) -> str:
         """See `Ask.refused`."""
+        if not self._protocol.knows(self.token):
+            message = f'{message}. Type "login" to sign in.'
         return self._protocol.prompt_error(prompt_id, message)
 
     def usage(self, used: int) -> str | None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from patchbay.dispatch.callers import Callers
 from patchbay.settings import Settings
 from patchbay.state.admission import Admission
+from patchbay.state.codebuff_logins import CodebuffLogins
 from patchbay.state.codebuff_sessions import CodebuffSessions
 from patchbay.state.codebuff_topics import Topics
 from patchbay.state.codebuff_usage import CodebuffUsage
@@ -44,6 +45,7 @@ class Parts:
     admission: Admission
     sessions: CodebuffSessions
     topics: Topics
+    logins: CodebuffLogins
     usage: CodebuffUsage
     load: Load
     worker_id: str

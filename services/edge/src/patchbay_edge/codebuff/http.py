@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from patchbay.codebuff.agents import PUBLISHER, VERSION, builtin_agents, published
 from patchbay.codebuff.search import search
+from patchbay.codebuff.sign_in import known_user
 from patchbay.dispatch.callers import Identity
 from patchbay.errors import NOT_FOUND, REQUEST_TOO_LARGE, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings.codebuff import CodebuffSearch
@@ -20,7 +21,7 @@ from patchbay.state.codebuff_usage import CodebuffUsage
 from patchbay.state.connection import RedisUnavailable
 from patchbay_edge.bodies import read_body
 from patchbay_edge.codebuff.cli import cli_router
-from patchbay_edge.codebuff.identity import identify, known_user
+from patchbay_edge.codebuff.identity import identify
 from patchbay_edge.codebuff.login import login_router
 from patchbay_edge.codebuff.topics import topics_router
 from patchbay_edge.operators import is_operator

@@ -1,11 +1,10 @@
-"""Who a Codebuff client is: the key it brings, in whichever place, and what is known of its user."""
+"""Who a Codebuff client is: the key it brings, in whichever place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from patchbay.dispatch.callers import Callers, Identity
-from patchbay_proto.v1.provider_pb2 import Caller
 
 _OWN_HEADER = "x-codebuff-api-key"
 
@@ -29,15 +28,3 @@ def identify(callers: Callers, headers: Mapping[str, str], token: str = "") -> I
 def as_header(text: str) -> str:
     """A text as a header would bring it: latin-1, which stands for the bytes sent."""
     return text.encode(errors="replace").decode("latin-1")
-
-
-def known_user(caller: Caller) -> dict[str, str | None]:
-    """What is known of a caller, under the names that clients ask for."""
-    name = caller.user or caller.key_id or "local"
-    return {
-        "id": caller.key_id or "local",
-        "email": caller.user if "@" in caller.user else None,
-        "name": name,
-        "organization": caller.organization or None,
-        "discord_id": None,
-    }

@@ -19,16 +19,16 @@ import msgspec
 import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse
 
+from patchbay.codebuff.sign_in import login_sealer, signed_in_user
 from patchbay.dispatch.callers import KEY_HEADER
 from patchbay.errors import AUTHENTICATION, RATE_LIMITED, UNAVAILABLE, PatchbayError, make_error
-from patchbay.settings import Security
 from patchbay.state.codebuff_logins import TTL_SECONDS, CodebuffLogins, Login
 from patchbay.state.connection import RedisUnavailable
-from patchbay.state.sealing import Sealer, make_sealer
 from patchbay_edge.bodies import read_body
-from patchbay_edge.codebuff.identity import as_header, identify, known_user
+from patchbay_edge.codebuff.identity import as_header, identify
 from patchbay_edge.codebuff.login_page import form_page, message_page
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 _PAGE = "/codebuff/login"
 _LOGIN_ID = re.compile(r"[0-9a-f]{24}-[0-9a-f]{4}-[0-9a-f]{4}")
+# Of a WebSocket's upgrade too.
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _MAX_FORM_BYTES = 8192
 _NO_STORE = {"cache-control": "no-store"}
 _OVER = "This sign-in is over, or was never begun. Start it again in your terminal."
@@ -71,7 +73,7 @@ class _Logins:
         self._callers = edge.callers
         self._needs_key = edge.settings.security.require_api_key
         self._logins = CodebuffLogins(
-            edge.redis, sealer=_sealer(edge.settings.security), timeout=edge.settings.redis.timeout_seconds
+            edge.redis, sealer=login_sealer(edge.settings.security), timeout=edge.settings.redis.timeout_seconds
         )
 
     async def begin(self, request: Request) -> JSONResponse:
@@ -82,11 +84,10 @@ class _Logins:
             message = "too many sign-ins were begun from this address; wait a minute"
             raise PatchbayError(make_error(RATE_LIMITED, message, retry_after=60))
         login_id, secret = begun
-        scheme, host = _address(request)
         said = {
             "fingerprintId": body.fingerprint_id,
             "fingerprintHash": secret,
-            "loginUrl": f"{scheme}://{host}{_PAGE}/{login_id}",
+            "loginUrl": f"{page_url(request)}/{login_id}",
             "expiresAt": round((time.time() + TTL_SECONDS) * 1000),
         }
         return JSONResponse(said, headers=_NO_STORE)
@@ -98,16 +99,9 @@ class _Logins:
             token = await self._logins.take(fingerprint_id, secret)
         if token is None:
             raise PatchbayError(make_error(AUTHENTICATION, "nobody has signed in yet"))
-        user = known_user(identify(self._callers, {}, token).caller)
-        told = {
-            "id": user["id"],
-            "email": user["email"] or "",
-            "name": user["name"],
-            "authToken": token,
-            "fingerprintId": fingerprint_id,
-            "fingerprintHash": secret,
-        }
-        return JSONResponse({"user": told, "message": "Signed in."}, headers=_NO_STORE)
+        caller = identify(self._callers, {}, token).caller
+        user = signed_in_user(caller, token, fingerprint_id=fingerprint_id, secret=secret)
+        return JSONResponse({"user": user, "message": "Signed in."}, headers=_NO_STORE)
 
     async def end(self, request: Request) -> dict[str, bool]:
         body = await read_body(request, _End)
@@ -176,20 +170,19 @@ class _Logins:
             return ""
 
 
-def _sealer(security: Security) -> Sealer | None:
-    """Seals keys on their way, also where no other secret is sealed: all edges know the same keys. None: there are no
-    keys."""
-    keys = "\n".join(key.key.get_secret_value() for key in security.api_keys)
-    return make_sealer(security.sealing_keys() or ((keys,) if keys else ()))
+def page_url(connection: HTTPConnection) -> str:
+    """Where the page of a sign-in is for a client, but for the sign-in's id."""
+    scheme, host = _address(connection)
+    return f"{scheme}://{host}{_PAGE}"
 
 
-def _address(request: Request) -> tuple[str, str]:
+def _address(connection: HTTPConnection) -> tuple[str, str]:
     """Scheme and host by which the client has reached this edge. They are only ever told to that client."""
     forwarded = {
-        name: request.headers.get(f"x-forwarded-{name}", "").partition(",")[0].strip() for name in ("proto", "host")
+        name: connection.headers.get(f"x-forwarded-{name}", "").partition(",")[0].strip() for name in ("proto", "host")
     }
-    scheme = forwarded["proto"] if forwarded["proto"] in ("http", "https") else request.url.scheme
-    return scheme, forwarded["host"] or request.url.netloc
+    scheme = forwarded["proto"] if forwarded["proto"] in _SCHEMES else connection.scope["scheme"]
+    return _SCHEMES[scheme], forwarded["host"] or connection.headers.get("host") or "localhost"
 
 
 def _is_of_this_page(request: Request) -> bool:

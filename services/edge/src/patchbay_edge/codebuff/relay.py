@@ -56,11 +56,14 @@ class Relay:
     Args:
         connection_id: The same at every replica.
         headers: Those of the upgrade that say who calls.
+        login_page: Where its user may sign in.
+        address: The client's.
         attaching: Bounds how many sockets are given to replicas at a time.
         max_frame_bytes: The largest frame of the client.
     """
 
     __slots__ = (
+        "_address",
         "_attaching",
         "_call",
         "_connections",
@@ -70,6 +73,7 @@ class Relay:
         "_id",
         "_leave_said",
         "_leaving",
+        "_login_page",
         "_max_frame_bytes",
         "_mover",
         "_moving",
@@ -94,6 +98,8 @@ class Relay:
         receive: Receive,
         send: Send,
         *,
+        login_page: str,
+        address: str,
         replicas: Replicas,
         connections: Connections,
         attaching: asyncio.Semaphore,
@@ -101,6 +107,8 @@ class Relay:
     ) -> None:
         self._id = connection_id
         self._headers = headers
+        self._login_page = login_page
+        self._address = address
         self._receive = receive
         self._send = send
         self._replicas = replicas
@@ -316,7 +324,12 @@ class Relay:
 
     async def _hand_over(self, call: SocketCall, *, again: bool) -> None:
         attach = Attach(
-            connection_id=self._id, headers=self._headers, again=again, lost_prompts=self._frames.lost_prompts
+            connection_id=self._id,
+            headers=self._headers,
+            again=again,
+            lost_prompts=self._frames.lost_prompts,
+            login_page=self._login_page,
+            client_address=self._address,
         )
         await call.write(ConnectRequest(attach=attach))
         first = await call.read()

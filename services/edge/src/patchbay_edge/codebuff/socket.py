@@ -6,6 +6,8 @@ import asyncio
 import uuid
 from collections.abc import Callable, Collection, Mapping
 
+from starlette.requests import HTTPConnection
+
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dispatch.callers import KEY_HEADER, Callers
 from patchbay.dispatch.transport import Connections
@@ -15,6 +17,7 @@ from patchbay.state.admission import Admission, Lease
 from patchbay.state.registry import Directory
 from patchbay.telemetry import metrics
 from patchbay_edge import upgrades
+from patchbay_edge.codebuff.login import page_url
 from patchbay_edge.codebuff.relay import GOING_AWAY, Relay
 from patchbay_edge.codebuff.replicas import Replicas
 from patchbay_edge.exchange import Receive, Scope, Send
@@ -73,6 +76,8 @@ class CodebuffSockets:
             {name: headers[name] for name in _CALLER_HEADERS if name in headers},
             receive,
             send,
+            login_page=page_url(HTTPConnection(scope)),
+            address=_address(scope),
             replicas=self._replicas,
             connections=self._connections,
             attaching=self._attaching,
@@ -135,12 +140,16 @@ class CodebuffSockets:
             key_id = ""
         if key_id:
             return f"key:{key_id}"
-        client = scope.get("client")
-        return f"address:{client[0] if client else ''}"
+        return f"address:{_address(scope)}"
 
     def _move(self, worker_ids: Collection[str]) -> None:
         for relay in list(self._open):
             relay.move_from(worker_ids)
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _refused(error: PatchbayError) -> PatchbayError:
