@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from sockets import FILE_CONTEXT, ScriptedLoop, hang, replica, say_hello
 
@@ -42,6 +43,30 @@ async def test_usage_is_the_callers_at_every_replica(settings_with: SettingsWith
             assert (await c.until_frame("init-response"))["usage"] == 6
             await c.act("init", authToken="wrong", fingerprintId="f", fileContext=FILE_CONTEXT)
             assert (await c.until_frame("init-response", usage=0))["next_quota_reset"] is None
+
+
+async def test_the_first_generation_is_told_the_same(settings_with: SettingsWith) -> None:
+    settings = settings_with(security=KEYS, codebuff={"legacy_protocol": True})
+    context = {"currentWorkingDirectory": "/p"}
+    async with replica(settings, loop=ScriptedLoop([spend_three])) as serving:
+        async with serving.socket() as socket:
+            for number in (1, 2):
+                said = {"messages": [{"role": "user", "content": "hi"}], "fileContext": context, "authToken": "pb-one"}
+                await socket.act("user-input", userInputId=f"u{number}", **said)
+                complete = await socket.until_frame("response-complete")
+                assert (complete["usage"], complete["session_credits_used"]) == (3 * number, 3 * number)
+                assert complete["subscription_active"] is True
+                await serving.idle()
+        async with serving.socket("c2") as socket:
+            for asked, answered in (("init", "init-response"), ("usage", "usage-response")):
+                await socket.act(asked, authToken="pb-one", fingerprintId="f", fileContext=context)
+                told = await socket.until_frame(answered)
+                assert (told["usage"], told["session_credits_used"]) == (6, 0)
+                reset = datetime.fromisoformat(told["next_quota_reset"])
+                assert (reset.day, reset.hour) == (1, 0)
+                assert timedelta() < reset - datetime.now(UTC) <= timedelta(days=31)
+            await socket.act("usage", authToken="wrong", fingerprintId="f")
+            assert (await socket.until_frame("usage-response"))["usage"] == 0
 
 
 async def test_what_a_prompt_used_counts_when_its_client_goes(settings_with: SettingsWith) -> None:

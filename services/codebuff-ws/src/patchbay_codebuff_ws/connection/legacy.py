@@ -33,7 +33,6 @@ from patchbay_proto.v1.codebuff_pb2 import Attach, ClientFrame
 
 _RESULT = "[TOOL_RESULT]"
 _QUOTA = 1_000_000
-_QUOTA_PERIOD = timedelta(days=30)
 # A client that does not come back with a tool's result has given up, and so do its agents.
 _LONGEST_TURN_SECONDS = 900.0
 
@@ -78,9 +77,9 @@ class LegacyProtocol:
             project = read_project(_context(action))
             if project is not None:
                 await self._memory.keep(project, None)
-            self._outbox.put_frame(wire.action({"type": "init-response", **_usage(self._runner.used)}))
+            self._outbox.put_frame(wire.action({"type": "init-response", **await self._used(action)}))
         elif kind == "usage":
-            self._outbox.put_frame(wire.action({"type": "usage-response", **_usage(self._runner.used)}))
+            self._outbox.put_frame(wire.action({"type": "usage-response", **await self._used(action)}))
         elif kind == "user-input":
             self._user_input(action, frame)
         elif kind == "generate-commit-message":
@@ -94,7 +93,17 @@ class LegacyProtocol:
             return wire.action({"type": "action-error", "message": message})
         # What does not come as a chunk is not shown.
         self._outbox.put_frame(wire.response_chunk(prompt_id, f"{message}\n"), prompt_id=prompt_id)
-        return _complete(prompt_id, message, changes=(), applied=())
+        return _complete(prompt_id, message)
+
+    async def _used(self, action: JsonObject) -> JsonObject:
+        """What whoever asks has used."""
+        session = self._runner.used
+        try:
+            identity = self._runner.identify(action.get("authToken"))
+        except PatchbayError:
+            # That is said when a prompt comes.
+            return _usage(session, session=session)
+        return _usage(await self._runner.usage(identity), session=session)
 
     def knows(self, token: object) -> bool:
         """Whether a client may ask for anything."""
@@ -140,6 +149,9 @@ class LegacyProtocol:
             self._waiting = (run, client)
             run.suspend(text)
 
+        def usage() -> JsonObject:
+            return _usage(run.total + run.used, session=self._runner.used)
+
         return (kind or LegacyClient)(
             run.prompt_id,
             outbox=self._outbox,
@@ -150,6 +162,7 @@ class LegacyProtocol:
             reading=self._reading,
             applied=applied,
             give_turn=give_turn,
+            usage=usage,
         )
 
 
@@ -160,6 +173,7 @@ class LegacyClient(PromptClient):
         reading: Held while the client reads files.
         applied: The changes that it has made already.
         give_turn: Has it run a tool: called with this client and the frame that says so.
+        usage: What its user has used so far.
     """
 
     def __init__(
@@ -174,6 +188,7 @@ class LegacyClient(PromptClient):
         reading: asyncio.Lock,
         applied: Sequence[JsonObject],
         give_turn: Callable[[LegacyClient, str], None],
+        usage: Callable[[], JsonObject],
     ) -> None:
         super().__init__(
             prompt_id,
@@ -186,6 +201,7 @@ class LegacyClient(PromptClient):
         )
         self._reading = reading
         self._give_turn = give_turn
+        self._usage = usage
         self._calling = asyncio.Lock()
         self._result: asyncio.Future[str] | None = None
         self._response = ""
@@ -252,13 +268,12 @@ class LegacyClient(PromptClient):
     def finished(self, result: PromptResult) -> str:
         if result.output.get("type") == "error":
             return self.failed(text_of(result.output.get("message")))
-        return _complete(self.prompt_id, self._response, changes=self._changes, applied=self._applied)
+        return self._complete(self._response)
 
     def failed(self, message: str) -> str:
         # What does not come as a chunk is not shown.
         self._last_words = f"\n{message}\n"
-        response = self._response + self._last_words
-        return _complete(self.prompt_id, response, changes=self._changes, applied=self._applied)
+        return self._complete(self._response + self._last_words)
 
     def before_end(self) -> None:
         if self._last_words:
@@ -266,7 +281,10 @@ class LegacyClient(PromptClient):
             self._outbox.put_frame(text, prompt_id=self.prompt_id)
 
     def given_up(self, session_state: JsonObject) -> str:
-        return _complete(self.prompt_id, self._response, changes=self._changes, applied=self._applied)
+        return self._complete(self._response)
+
+    def _complete(self, response: str) -> str:
+        return _complete(self.prompt_id, response, changes=self._changes, applied=self._applied, usage=self._usage())
 
     async def _in_terminal(self, command: str) -> list[Part]:
         data = {"id": f"call_{uuid.uuid4().hex}", "name": "run_terminal_command", "input": {"command": command}}
@@ -409,7 +427,14 @@ class _CommitClient(LegacyClient):
         return self.failed("It was cancelled.")
 
 
-def _complete(prompt_id: str, response: str, *, changes: Sequence[JsonObject], applied: Sequence[JsonObject]) -> str:
+def _complete(
+    prompt_id: str,
+    response: str,
+    *,
+    changes: Sequence[JsonObject] = (),
+    applied: Sequence[JsonObject] = (),
+    usage: JsonObject | None = None,
+) -> str:
     return wire.action(
         {
             "type": "response-complete",
@@ -419,17 +444,21 @@ def _complete(prompt_id: str, response: str, *, changes: Sequence[JsonObject], a
             "changesAlreadyApplied": list(applied),
             "addedFileVersions": [],
             "resetFileVersions": False,
+            **(usage or {}),
         }
     )
 
 
-def _usage(used: int) -> JsonObject:
+def _usage(used: int, *, session: int) -> JsonObject:
+    """What a caller has used this month, and the socket so far, in credits."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    next_month = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
     return {
         "usage": used,
         "limit": _QUOTA,
         "subscription_active": True,
-        "next_quota_reset": (datetime.now(UTC) + _QUOTA_PERIOD).isoformat(timespec="seconds"),
-        "session_credits_used": used,
+        "next_quota_reset": next_month.isoformat(),
+        "session_credits_used": session,
     }
 
 
