@@ -242,7 +242,7 @@ async def test_what_goes_wrong_is_shown_and_ends_the_prompt(settings_with: Setti
 
 
 async def test_a_command_that_never_comes_back(settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchbay_codebuff_ws.connection.legacy._LONGEST_TURN_SECONDS", 0.05)
+    monkeypatch.setattr("patchbay_codebuff_ws.connection.legacy_client._LONGEST_TURN_SECONDS", 0.05)
     loop = ScriptedLoop([call_terminal, say_done])
     async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
         await user_input(socket, "hi")
