@@ -57,6 +57,8 @@ async def test_a_conversation_with_files_and_a_command(settings_with: SettingsWi
         await client.chunk("Reading. ")
         files = await client.read_files(["a.py", "b.py"])
         assert files == {"a.py": "old", "b.py": None}
+        draft = {**CHANGE, "content": "draft"}
+        await client.call_tool("write_file", draft, user_input_id="u1", timeout_seconds=30)
         written = await client.call_tool("write_file", CHANGE, user_input_id="u1", timeout_seconds=30)
         assert written[0]["value"]["file"] == "a.py"
         assert await client.read_files(["a.py"]) == {"a.py": "new"}

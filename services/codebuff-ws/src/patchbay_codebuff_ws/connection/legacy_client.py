@@ -102,11 +102,13 @@ class LegacyClient(PromptClient):
             return _value({"errorMessage": problem})
         if name in EDITS:
             path, content = tool_input["path"], tool_input["content"]
-            self._changes.append({"type": tool_input["type"], "filePath": path, "content": content})
             if tool_input["type"] == "file":
+                # It is told what a file is at last: of each change it says that it has updated the file.
+                self._changes = [change for change in self._changes if change["filePath"] != path]
                 self._files[path] = content
             else:
                 self._files.pop(path, None)
+            self._changes.append({"type": tool_input["type"], "filePath": path, "content": content})
             return _value({"file": path, "message": "Updated file", "unifiedDiff": content})
         if name != "run_terminal_command":
             return _value({"errorMessage": f"This client has no tool `{name}`."})
