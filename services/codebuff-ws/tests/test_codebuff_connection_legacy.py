@@ -197,6 +197,8 @@ async def test_a_result_at_another_replica_begins_anew(settings_with: SettingsWi
         async with serving.socket(again=True, lost=["u0", "commit-message-1"]) as socket:
             lost = await socket.until_frame("response-complete")
             assert "restarted" in lost["response"]
+            # It comes after whatever had been said.
+            assert socket.chunks()[0].startswith("\n")
             await socket.until_frame("action-error")
             blocks = [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "a.py"}]}]
             messages = [

@@ -84,7 +84,7 @@ class LegacyProtocol:
         if prompt_id.startswith(_COMMIT_ID):
             return wire.action({"type": "action-error", "message": message})
         # What does not come as a chunk is not shown.
-        self._outbox.put_frame(wire.response_chunk(prompt_id, f"{message}\n"), prompt_id=prompt_id)
+        self._outbox.put_frame(wire.response_chunk(prompt_id, f"\n{message}\n"), prompt_id=prompt_id)
         return legacy_wire.complete(prompt_id, message)
 
     async def _used(self, action: JsonObject) -> JsonObject:
