@@ -228,8 +228,9 @@ async def test_prompts_run_side_by_side_and_pings_are_answered_meanwhile(setting
         replica(settings_with(), loop=ScriptedLoop([hang, hang, say_hello])) as serving,
         serving.socket() as socket,
     ):
-        await socket.prompt("p1")
-        await socket.prompt("p2")
+        for hanging in ("p1", "p2"):
+            await socket.prompt(hanging)
+            await socket.until_frame("response-chunk", userInputId=hanging)
         await socket.prompt("p3")
         await socket.until_ended("p3")
         await socket.say({"type": "ping"})
