@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,8 +13,9 @@ from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, hi
 from pydantic import SecretStr
 
 from patchbay.settings.codebuff import Codebuff, CodebuffSearch
+from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.shortcuts import shell_command, special_prompt
-from patchbay_codebuff_ws.loop.tools import BUILT_IN, custom_tool, problems_of
+from patchbay_codebuff_ws.loop.tools import BUILT_IN, custom_tool
 from patchbay_codebuff_ws.ports import Part
 
 
@@ -142,9 +144,10 @@ async def test_a_file_that_cannot_be_read_is_not_written(status: str) -> None:
     assert client.tool_requests == []
 
 
+DRAFT_07 = "http://json-schema.org/draft-07/schema#"
 TOOL = {
     "inputJsonSchema": {
-        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$schema": DRAFT_07,
         "type": "object",
         "properties": {"city": {"type": "string", "pattern": "(a+)+$"}},
         "required": ["city"],
@@ -212,6 +215,8 @@ async def test_tools_of_mcp_servers_are_run_by_the_client() -> None:
         ({"additionalProperties": False}, {"a": 1}, "unexpected"),
         ({"additionalProperties": False, "patternProperties": {"(a+)+$": {}}}, {"a" * 60 + "!": 1}, ""),
         ({"properties": {"a": {"pattern": "(a+)+$"}}}, {"a": "a" * 60 + "!"}, ""),
+        ({"properties": {"a": {"$schema": DRAFT_07, "pattern": "(a+)+$"}}}, {"a": "a" * 60 + "!"}, ""),
+        ({"properties": {"a": {"$schema": DRAFT_07, "type": "string"}}}, {"a": 1}, "a: 1 is not of type 'string'"),
         # What cannot be read, or is somewhere else, forbids nothing, and nothing is fetched.
         ({"type": "nonsense"}, {}, ""),
         ({"$ref": "http://127.0.0.1:1/schema.json"}, {}, ""),
@@ -221,6 +226,31 @@ async def test_tools_of_mcp_servers_are_run_by_the_client() -> None:
 )
 def test_schemas_of_clients_are_applied_with_care(schema: Json, value: Json, said: str) -> None:
     found = problems_of(value, schema)
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def doubling(depth: int) -> Json:
+    """A schema whose every level is applied twice by the one above it."""
+    levels = {f"a{at}": {"allOf": [{"$ref": f"#/$defs/a{at + 1}"}] * 2} for at in range(depth)}
+    return {"$ref": "#/$defs/a0", "$defs": {**levels, f"a{depth}": {}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "said"),
+    [
+        (doubling(25), {}, "takes too long to check"),
+        ({**doubling(25), "unevaluatedItems": False}, [1], "takes too long to check"),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [{"b": at} for at in range(20_000)]}, ""),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [{"b": 1, "c": 2}, {"c": 2, "b": 1}]}, "a: "),
+        # Such a schema is not read to its end.
+        ({"properties": {f"p{at}": {"type": "string"} for at in range(5_000)}}, {}, ""),
+    ],
+)
+def test_a_check_takes_no_more_than_a_moment(schema: Json, value: Any, said: str) -> None:
+    started = time.thread_time()
+    found = problems_of(value, schema)
+    assert time.thread_time() - started < 2
     assert said in found
     assert bool(found) == bool(said)
 

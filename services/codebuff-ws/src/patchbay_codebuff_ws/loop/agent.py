@@ -32,10 +32,11 @@ from patchbay_codebuff_ws.loop.programs import ProgramRun
 from patchbay_codebuff_ws.loop.prompts import Prompts, knowledge, plain, user_prompt
 from patchbay_codebuff_ws.loop.prune import pruned, text_tokens
 from patchbay_codebuff_ws.loop.runs import Status
+from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.shortcuts import instruction_of
 from patchbay_codebuff_ws.loop.state import AgentState
 from patchbay_codebuff_ws.loop.steps import StepsError
-from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, mcp_tool, mcp_wanted, problems_of, tool_table
+from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, mcp_tool, mcp_wanted, tool_table
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,8 @@ from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, 
 from patchbay_codebuff_ws.loop.files import UnreadableFile
 from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
-from patchbay_codebuff_ws.loop.tools import Tool, problems_of
+from patchbay_codebuff_ws.loop.schemas import problems_of
+from patchbay_codebuff_ws.loop.tools import Tool
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
 from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.history import json_text
+from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.steps import (
     CallTool,
     Ended,
@@ -21,7 +22,7 @@ from patchbay_codebuff_ws.loop.steps import (
     StepText,
     Yield,
 )
-from patchbay_codebuff_ws.loop.tools import copied, problems_of
+from patchbay_codebuff_ws.loop.tools import copied
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from patchbay_codebuff_ws.loop.context import ChildOutput
 from patchbay_codebuff_ws.loop.definitions import Definition, may_spawn
 from patchbay_codebuff_ws.loop.history import json_text, system_notice, user_message
 from patchbay_codebuff_ws.loop.prompts import plain
+from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.state import AgentState
-from patchbay_codebuff_ws.loop.tools import problems_of
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 if TYPE_CHECKING:

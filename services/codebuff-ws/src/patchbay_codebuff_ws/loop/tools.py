@@ -10,11 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]
-from jsonschema.validators import extend  # type: ignore[import-untyped]
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from patchbay.canonical import FunctionTool
 from patchbay.canonical import Tool as CanonicalTool
@@ -295,47 +290,6 @@ def mcp_tool(server: str, config: JsonObject, listed: Mapping[str, Any]) -> Tool
         changes_files=True,
         mcp=config,
     )
-
-
-def _nothing(*_: Any) -> tuple[()]:
-    return ()
-
-
-def _additional(validator: Any, allowed: Any, instance: Any, schema: Any) -> Any:
-    if "patternProperties" in schema:
-        return
-    yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, instance, schema)
-
-
-# Clients bring schemas of their own, and a regular expression may take for ever: none is tried.
-_Validator = extend(
-    Draft202012Validator,
-    {
-        "pattern": _nothing,
-        "patternProperties": _nothing,
-        "unevaluatedProperties": _nothing,
-        "additionalProperties": _additional,
-    },
-)
-_MAX_PROBLEMS = 5
-
-
-def problems_of(value: object, schema: JsonObject) -> str:
-    """What is wrong with a value by a JSON schema, for a model to read; empty: nothing.
-
-    A schema that cannot be read, or that refers to another place, forbids nothing.
-    """
-    # An empty registry: nothing that a schema refers to is fetched.
-    validator = _Validator(schema, registry=Registry())
-    try:
-        _Validator.check_schema(schema)
-        found = [
-            f"{'.'.join(map(str, error.absolute_path)) or 'input'}: {error.message[:300]}"
-            for error, _ in zip(validator.iter_errors(value), range(_MAX_PROBLEMS), strict=False)
-        ]
-    except (SchemaError, Unresolvable, RecursionError, ValueError, TypeError):
-        return ""
-    return "; ".join(found)
 
 
 def copied(value: JsonObject) -> JsonObject:
