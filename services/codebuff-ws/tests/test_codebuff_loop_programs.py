@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, history_of
 
+from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay_codebuff_ws.loop.steps import (
     CallTool,
     Ended,
@@ -135,6 +136,15 @@ async def test_texts_and_many_answers() -> None:
     result = await world.run()
     assert result.output["value"] == "x-x-x"
     assert world.client.text == "Saidx-x-x"
+
+
+async def test_many_answers_fail_as_one_does() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield {"type": "GENERATE_N", "n": 2}
+
+    failure = PatchbayError(make_error(UPSTREAM, "the provider failed"))
+    world, _ = world_of(source, [failure])
+    assert (await world.run()).output == {"type": "error", "message": "the provider failed"}
 
 
 @pytest.mark.parametrize(

@@ -383,9 +383,13 @@ class Agent:
         """So many answers of the model to the conversation as it is, side by side; none of them goes into it."""
         chat = self._chat(self.context.settings.context_tokens)
         answers = [Answer() for _ in range(n)]
-        async with self.resting(), asyncio.TaskGroup() as tasks:
-            for number, answer in enumerate(answers):
-                tasks.create_task(self._generate_one(chat, answer, number))
+        try:
+            async with self.resting(), asyncio.TaskGroup() as tasks:
+                for number, answer in enumerate(answers):
+                    tasks.create_task(self._generate_one(chat, answer, number))
+        except ExceptionGroup as failures:
+            # One says it as well as all of them, and is what a single call would have raised.
+            raise failures.exceptions[0] from None
         return [answer.text for answer in answers]
 
     async def _generate_one(self, chat: Chat, answer: Answer, number: int) -> None:
