@@ -185,6 +185,22 @@ async def test_an_answer_of_nothing_is_an_error() -> None:
     assert (await world.run()).output == {"type": "error", "message": "No response from agent"}
 
 
+async def test_a_call_has_an_id_of_its_own_in_the_whole_conversation() -> None:
+    read_a, read_b = (Call("read_files", {"paths": [path]}, id="call_0") for path in "ab")
+    world = World(FakeModels([read_a], [read_b], ["Done"]), FakeClient({"a": "A", "b": "B"}), agents=[BASE])
+    history = history_of(await world.run())
+    called = [
+        part["toolCallId"]
+        for message in history
+        if message["role"] == "assistant"
+        for part in message["content"][:1]
+        if part["type"] == "tool-call"
+    ]
+    assert called[0] == "call_0"
+    assert len(set(called)) == 2
+    assert [message["content"]["toolCallId"] for message in history if message["role"] == "tool"] == called
+
+
 async def test_a_conversation_too_long_for_the_model_is_tried_shorter() -> None:
     error = PatchbayError(make_error(CONTEXT_LENGTH, "too long"))
     world = World(FakeModels([error], ["Fits"]), agents=[BASE])

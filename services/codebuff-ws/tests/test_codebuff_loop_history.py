@@ -243,6 +243,11 @@ def test_then_the_oldest_messages_go_with_their_results_and_what_is_kept_stays()
     assert [message["content"] for message in again].count(OMITTED) == 1
 
 
+def test_a_call_with_the_id_of_one_that_is_gone_keeps_its_result() -> None:
+    history = [user_message("x" * 3000), call("0"), result("0", "y" * 3000), call("0"), result("0", "z")]
+    assert pruned(history, limit=1500, overhead=0)[1:] == history[-2:]
+
+
 def test_old_files_are_left_out_when_there_are_too_many() -> None:
     history = []
     for number in range(5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from patchbay_codebuff_ws.loop.history import (
     model_name,
     system_notice,
     text_of,
+    tool_calls,
     tool_message,
     user_message,
     with_session,
@@ -293,7 +294,7 @@ class Agent:
         await self._catch_up()
         answer = await self._ask()
         spent = await self.charge(answer)
-        _name_calls(answer)
+        _name_calls(answer, state.history)
         state.steps_remaining -= 1
         self._steps += 1
         self.take(answer)
@@ -479,9 +480,9 @@ class Agent:
         return output
 
 
-def _name_calls(answer: Answer) -> None:
-    """Gives ids to the calls that have none, or the same as another."""
-    seen: set[str] = set()
+def _name_calls(answer: Answer, history: Iterable[JsonObject]) -> None:
+    """Gives ids to the calls that have none, or that of another one: providers refuse a conversation with two alike."""
+    seen = {str(call.get("toolCallId")) for message in history for call in tool_calls(message)}
     for call in answer.calls:
         if not call.id or call.id in seen:
             call.id = f"call_{uuid.uuid4().hex[:20]}"

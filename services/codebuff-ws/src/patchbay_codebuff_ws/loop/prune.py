@@ -122,6 +122,9 @@ def _without_oldest(messages: Sequence[JsonObject], left: int) -> list[JsonObjec
     gone: set[int] = set()
     calls: set[str] = set()
     for at, message in enumerate(messages):
+        if message.get("role") == "assistant":
+            # Some models give each answer's calls the same ids: a result belongs to the call before it.
+            calls.clear()
         answers = tool_result(message)
         is_answer = answers is not None and answers.get("toolCallId") in calls
         # What has called a tool and what the tool gave go together.
