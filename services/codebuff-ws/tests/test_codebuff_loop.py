@@ -185,6 +185,21 @@ async def test_an_answer_of_nothing_is_an_error() -> None:
     assert (await world.run()).output == {"type": "error", "message": "No response from agent"}
 
 
+async def test_an_earlier_answer_is_not_the_output_of_a_prompt_that_has_none() -> None:
+    world = World(FakeModels(["First"], [""]), agents=[BASE])
+    first = await world.run()
+    second = await world.run(state=first.session_state)
+    assert second.output == {"type": "error", "message": "No response from agent"}
+    world.client.cancelled = True
+    third = await world.run(state=second.session_state)
+    assert third.output == {"type": "error", "message": "The prompt was cancelled."}
+
+
+async def test_who_ends_its_turn_need_not_say_anything() -> None:
+    world = World(FakeModels([Call("read_files", {"paths": ["a"]})], [Call("end_turn")]), agents=[BASE])
+    assert (await world.run()).output == {"type": "lastMessage", "value": ""}
+
+
 async def test_a_call_has_an_id_of_its_own_in_the_whole_conversation() -> None:
     read_a, read_b = (Call("read_files", {"paths": [path]}, id="call_0") for path in "ab")
     world = World(FakeModels([read_a], [read_b], ["Done"]), FakeClient({"a": "A", "b": "B"}), agents=[BASE])
@@ -339,6 +354,12 @@ async def test_a_missing_structured_output_is_asked_for_once() -> None:
     assert (await world.run()).output == {"type": "structuredOutput", "value": None}
     assert len(world.models.asked) == 2
     assert "set_output" in world.models.chats[1].messages[-1].blocks[-1].text.text
+
+
+async def test_a_summary_of_nothing_replaces_nothing() -> None:
+    world = World(FakeModels([Call("end_turn")]), agents=[BASE])
+    old = [{"role": "user", "content": "Old"}]
+    assert history_of(await world.run("/compact", state=session(old)))[0] == old[0]
 
 
 async def test_compact_leaves_the_summary() -> None:

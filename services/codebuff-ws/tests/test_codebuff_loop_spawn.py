@@ -237,6 +237,15 @@ async def test_an_inline_agent_works_on_the_conversation_itself() -> None:
     assert b"I am one" in shown
 
 
+async def test_an_inline_agent_need_not_say_anything() -> None:
+    world = world_of(
+        [parent("one"), child("one", handle_steps="function* () {}")],
+        base=[[Call("spawn_agent_inline", {"agent_type": "one"})], ["Done"]],
+    )
+    await world.run()
+    assert world.client.results() == []
+
+
 async def test_what_a_child_has_changed_is_shown_to_its_parent() -> None:
     client = FakeClient({"a.txt": "one\n"})
     write = Call("write_file", {"path": "a.txt", "instructions": "", "content": "two\n"})

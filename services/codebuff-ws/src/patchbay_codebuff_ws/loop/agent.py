@@ -121,6 +121,7 @@ class Agent:
         self._reminded = False
         # Files may be others than agents have seen: another prompt, a command or another agent came between.
         self._files_stale = parent is None
+        self._earlier = _last_answer(state.history)
         # On a conversation that is its parent's, what lives as long as the parent's run is not this one's to end.
         self._parents = [message for message in state.history if "timeToLive" in message] if inline else []
 
@@ -271,13 +272,18 @@ class Agent:
             case "all_messages":
                 lasting = [message for message in self.state.history if "timeToLive" not in message]
                 return {"type": "allMessages", "value": lasting[1:]}
-        said = self._said or next(
-            (text_of(message) for message in reversed(self.state.history) if message.get("role") == "assistant"), ""
-        )
-        if not said.strip():
-            cancelled = self.context.client.cancelled
-            return {"type": "error", "message": "The prompt was cancelled." if cancelled else "No response from agent"}
-        return {"type": "lastMessage", "value": said}
+        last = _last_answer(self.state.history)
+        # An answer to an earlier prompt is none to this one.
+        own = {} if last is None or last is self._earlier else last
+        said = self._said or text_of(own)
+        if said.strip():
+            return {"type": "lastMessage", "value": said}
+        if self.context.client.cancelled:
+            return {"type": "error", "message": "The prompt was cancelled."}
+        # What works on its parent's conversation has no one to answer; `end_turn` says that there is no more to say.
+        if self.inline or any(call.get("toolName") == "end_turn" for call in tool_calls(own)):
+            return {"type": "lastMessage", "value": ""}
+        return {"type": "error", "message": "No response from agent"}
 
     # One step of the model.
 
@@ -478,6 +484,10 @@ class Agent:
         if kept and tool.name != "set_messages":
             self.state.history.append(tool_message(call_id, tool.name, output))
         return output
+
+
+def _last_answer(history: Sequence[JsonObject]) -> JsonObject | None:
+    return next((message for message in reversed(history) if message.get("role") == "assistant"), None)
 
 
 def _name_calls(answer: Answer, history: Iterable[JsonObject]) -> None:
