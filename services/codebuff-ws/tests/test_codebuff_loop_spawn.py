@@ -200,6 +200,24 @@ async def test_an_agent_beside_reports_by_a_message_and_the_turn_waits_for_it() 
     assert value["value"]["value"] == "I am one"
 
 
+async def test_the_costs_of_an_agent_that_outlives_its_parent_count() -> None:
+    release = asyncio.Event()
+    cost = Usage(extensions={"openai": '{"cost":0.01}'})
+    failure = PatchbayError(make_error(UPSTREAM, "the provider failed"))
+    world = world_of(
+        [parent("one"), child("one", tool_names=SPAWN, spawnable_agents=("two",)), child("two")],
+        base=[[spawn("one"), cost], ["Done", cost]],
+        one=[[spawn("two", tool="spawn_agents_async"), cost], [failure]],
+        two=[["Two", release.wait, cost]],
+    )
+    task = asyncio.create_task(world.run())
+    await eventually(lambda: "Done" in world.client.text)
+    release.set()
+    result = await asyncio.wait_for(task, 10)
+    assert result.session_state["mainAgentState"]["creditsUsed"] == 4
+    assert world.client.events("finish")[0]["totalCost"] == 4
+
+
 async def test_cancelling_stops_the_agents_of_an_agent() -> None:
     async def silence() -> None:
         await asyncio.Event().wait()

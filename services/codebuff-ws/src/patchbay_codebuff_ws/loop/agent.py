@@ -88,6 +88,7 @@ class Agent:
         self.output = output
         self.user_input_id = user_input_id
         self.spawnable = list(definition.spawnable_agents if spawnable is None else spawnable)
+        self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.inline = inline
         self.model = context.model_of(definition)
@@ -410,8 +411,12 @@ class Agent:
         cost = self.context.cost(answer)
         if cost is None:
             return 0
-        self.state.credits_used += cost
         self.state.direct_credits_used += cost
+        # At once, and all the way up: an agent may outlive the one that has started it.
+        payer: Agent | None = self
+        while payer is not None:
+            payer.state.credits_used += cost
+            payer = payer.parent
         await self.context.client.cost(cost, agent_id=self.state.agent_id, user_input_id=self.user_input_id)
         return cost
 

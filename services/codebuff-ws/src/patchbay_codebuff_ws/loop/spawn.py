@@ -99,7 +99,6 @@ async def _run(agent: Agent, child: Agent, *, only_child: bool) -> JsonObject:
         try:
             return await child.run()
         finally:
-            agent.state.credits_used += child.state.credits_used
             agent.state.child_run_ids.append(child.state.run_id)
             await agent.output.event({"type": "subagent_finish", **about})
 
