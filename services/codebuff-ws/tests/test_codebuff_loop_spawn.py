@@ -218,6 +218,22 @@ async def test_the_costs_of_an_agent_that_outlives_its_parent_count() -> None:
     assert world.client.events("finish")[0]["totalCost"] == 4
 
 
+async def test_what_an_agent_beside_has_said_does_not_wait_for_the_others() -> None:
+    said, release = asyncio.Event(), asyncio.Event()
+    world = world_of(
+        [parent("one", "two"), child("one"), child("two")],
+        base=[[spawn("one", "two", tool="spawn_agents_async")], ["Waiting", said.wait], ["Heard"], ["Done"]],
+        one=[["I am one"]],
+        two=[["I am two", release.wait]],
+    )
+    task = asyncio.create_task(world.run())
+    await eventually(lambda: "Waiting" in world.client.text and len(world.runs.finished) == 1)
+    said.set()
+    await eventually(lambda: "Heard" in world.client.text)
+    release.set()
+    assert (await asyncio.wait_for(task, 10)).output["value"] == "Done"
+
+
 async def test_cancelling_stops_the_agents_of_an_agent() -> None:
     async def silence() -> None:
         await asyncio.Event().wait()

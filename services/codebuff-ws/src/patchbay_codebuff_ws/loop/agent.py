@@ -254,7 +254,7 @@ class Agent:
 
     async def _goes_on(self) -> bool:
         """Whether there is more to do although the model has ended its turn."""
-        if self.beside:
+        if self.beside and not self.inbox:
             async with self.resting():
                 await asyncio.wait(self.beside, return_when=asyncio.FIRST_COMPLETED)
         if self.inbox:
