@@ -91,7 +91,8 @@ async def test_a_client_that_does_not_answer_is_not_waited_for(settings_with: Se
     async with replica(settings, loop=asking(ask)) as serving, serving.socket() as socket:
         await socket.prompt()
         files, output, tools = await output_of(socket)
-        assert files == {"a.py": None}
+        # It may well be there.
+        assert files == {"a.py": "[FILE_READ_ERROR] The client has not answered within 0.05 s."}
         assert "within 0.06 s" in output[0]["value"]["errorMessage"]
         assert tools == []
         asked = next(frame for frame in socket.frames() if frame["type"] == "request-mcp-tool-data")

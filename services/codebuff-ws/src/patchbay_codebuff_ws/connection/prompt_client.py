@@ -109,7 +109,9 @@ class PromptClient:
             try:
                 answer = await request.wait(self._timeout_seconds)
             except TimeoutError:
-                return found
+                # No word of a file is no word that there is none: what is edited by it could be lost.
+                status = f"[FILE_READ_ERROR] The client has not answered within {self._timeout_seconds:g} s."
+                return found | dict.fromkeys(wanted, status)
         files = answer.get("files") if answer is not None else None
         if isinstance(files, dict):
             found |= {path: content for path in wanted if isinstance(content := files.get(path), str)}
