@@ -58,6 +58,8 @@ def test_what_is_taken_out() -> None:
             "fingerprintHash": "c",
             "text": "use sk-ant-1234567890abcdef",
             "mcpConfig": {"command": "x", "env": {"ANY": "d"}, "headers": {"h": "e"}},
+            "mcpServers": {"s": {"type": "http", "url": "http://x/", "params": {"key": "f"}}},
+            "params": {"city": "Rome"},
             "usage": {"input_tokens": 7},
             "n": [1, 1.5, True, None],
         }
@@ -70,6 +72,8 @@ def test_what_is_taken_out() -> None:
         "fingerprintHash": mask,
         "text": f"use {mask}",
         "mcpConfig": {"command": "x", "env": {"ANY": mask}, "headers": {"h": mask}},
+        "mcpServers": {"s": {"type": "http", "url": "http://x/", "params": {"key": mask}}},
+        "params": {"city": "Rome"},
         "usage": {"input_tokens": 7},
         "n": [1, 1.5, True, None],
     }

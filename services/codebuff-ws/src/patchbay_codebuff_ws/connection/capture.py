@@ -130,16 +130,18 @@ def redacted(frame: Any) -> Any:
 
 def _by_name(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _field(key, item) for key, item in value.items()}
+        # A server of MCP that has an address is given its keys as parameters of it, too.
+        secret = _SECRET_MAPS | {"params"} if "url" in value else _SECRET_MAPS
+        return {key: _field(key, item, secret) for key, item in value.items()}
     if isinstance(value, list):
         return [_by_name(item) for item in value]
     return value
 
 
-def _field(name: str, value: Any) -> Any:
+def _field(name: str, value: Any, secret_maps: frozenset[str]) -> Any:
     if _NAMES.search(name) and isinstance(value, str):
         return MASK
-    if name in _SECRET_MAPS and isinstance(value, Mapping):
+    if name in secret_maps and isinstance(value, Mapping):
         return {key: MASK if isinstance(item, str) else _by_name(item) for key, item in value.items()}
     return _by_name(value)
 
