@@ -326,6 +326,14 @@ async def test_images_go_to_the_model_and_stay() -> None:
     assert history_of(result)[0]["content"][1] == image
 
 
+async def test_of_a_prompts_parts_only_what_clients_take_back_is_kept() -> None:
+    image = {"type": "image", "image": "aGk=", "mediaType": None}
+    world = World(FakeModels(["A cat"]), agents=[BASE])
+    result = await world.run("What is it?", content=[image, {"type": "sound"}, {"type": "text"}])
+    text = {"type": "text", "text": "<user_message>What is it?</user_message>"}
+    assert history_of(result)[0]["content"] == [text, {"type": "image", "image": "aGk="}]
+
+
 async def test_all_messages_are_an_output() -> None:
     world = World(FakeModels(["ok"]), agents=[Definition(id="base", output_mode="all_messages")])
     output = (await world.run("hi")).output

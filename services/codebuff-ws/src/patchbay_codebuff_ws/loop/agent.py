@@ -29,6 +29,7 @@ from patchbay_codebuff_ws.loop.history import (
     user_message,
     with_session,
 )
+from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.programs import ProgramRun
 from patchbay_codebuff_ws.loop.prompts import Prompts, knowledge, plain, user_prompt
 from patchbay_codebuff_ws.loop.prune import pruned, text_tokens
@@ -229,7 +230,7 @@ class Agent:
             parts = [{"type": "text", "text": asked}] if asked else []
             message["content"] = [*parts, *self._content]
         if message["content"]:
-            state.history.append(message if self.depth else with_session(message, self.context.session_id))
+            state.history += clean_history([message if self.depth else with_session(message, self.context.session_id)])
         if self._special is not None:
             text = f"<system_instructions>{instruction_of(self._special)}</system_instructions>"
             state.history.append(user_message(text, ttl="userPrompt", keep=True))
