@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, Turn, World, history_of
+from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, Turn, World, history_of, session
 
 from patchbay.canonical import Usage
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
@@ -168,6 +168,26 @@ async def test_an_agent_may_know_the_conversation() -> None:
     told = world.models.chats[1].messages[0].blocks
     assert "the secret" in told[0].text.text
     assert told[1].text.text == "<user_message>Be one</user_message>"
+
+
+async def test_of_a_conversation_an_agent_gets_what_it_can_read_and_no_more_than_fits() -> None:
+    world = world_of(
+        [parent("one"), child("one", include_message_history=True)], base=[[spawn("one")], ["Done"]], one=[["Ok"]]
+    )
+    world.settings = Codebuff(context_tokens=20_000)
+    media = {"data": "aGk=" * 30_000, "mediaType": "image/png"}
+    shot = {"type": "tool-result", "toolCallId": "1", "toolName": "look", "output": [{"type": "media", **media}]}
+    history: list[Json] = [{"role": "user", "content": f"{at} {'x' * 3_000}"} for at in range(18)]
+    history += [
+        {"role": "tool", "content": shot},
+        {"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "file", **media}]},
+    ]
+    await world.run("the secret", state=session(history))
+    told = world.models.chats[1].messages[0].blocks[0].text.text
+    assert "the secret" in told
+    assert "See" in told
+    assert "aGk=" not in told
+    assert len(told) < 20_000 * 3
 
 
 async def test_a_child_may_inherit_the_system_prompt() -> None:

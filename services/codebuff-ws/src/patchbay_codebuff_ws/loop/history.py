@@ -105,6 +105,22 @@ def assistant_message(answer: Answer, *, model: str) -> JsonObject | None:
     return message
 
 
+def readable_message(message: Mapping[str, Any]) -> JsonObject:
+    """A message as it can be read where it is text itself: without media, and without what is for providers alone."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = [_readable_part(part) for part in content]
+    elif isinstance(content, dict):
+        content = {**content, "output": [_readable_part(part) for part in content.get("output") or ()]}
+    return {"role": message.get("role"), "content": content}
+
+
+def _readable_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    if part.get("type") in ("image", "file", "media"):
+        return {"type": part["type"], "leftOut": True}
+    return part
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """The text of a message, without what else it has."""
     content = message.get("content")

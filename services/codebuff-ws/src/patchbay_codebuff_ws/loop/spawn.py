@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from patchbay.errors import PatchbayError
 from patchbay_codebuff_ws.loop.context import ChildOutput
 from patchbay_codebuff_ws.loop.definitions import Definition, may_spawn
-from patchbay_codebuff_ws.loop.history import json_text, system_notice, user_message
+from patchbay_codebuff_ws.loop.history import json_text, readable_message, system_notice, user_message
 from patchbay_codebuff_ws.loop.prompts import plain
+from patchbay_codebuff_ws.loop.prune import pruned
 from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.state import AgentState
 from patchbay_codebuff_ws.ports import JsonObject, Part
@@ -122,9 +123,7 @@ def _child(agent: Agent, request: JsonObject, *, only_child: bool, inline: bool 
     if inline:
         state.history = list(agent.state.history)
     elif definition.include_message_history:
-        said = [message for message in agent.state.history if message.get("role") != "system"]
-        text = f"This is the conversation so far, of the agent that has started you:\n\n{json_text(said)}"
-        state.history = [user_message(text, keep=True)]
+        state.history = [user_message(_conversation(agent), keep=True)]
     return type(agent)(
         context,
         definition,
@@ -142,6 +141,15 @@ def _child(agent: Agent, request: JsonObject, *, only_child: bool, inline: bool 
         parent=agent,
         inline=inline,
     )
+
+
+def _conversation(agent: Agent) -> str:
+    """What the agent and others have said so far, for one that it starts."""
+    said = [message for message in agent.state.history if message.get("role") != "system"]
+    # It is one message there, which is kept whole: with what the agent has to do, it has to fit into the window.
+    said = pruned(said, limit=agent.context.settings.context_tokens // 2, overhead=0)
+    text = json_text([readable_message(message) for message in said])
+    return f"This is the conversation so far, of the agent that has started you:\n\n{text}"
 
 
 def _definition(agent: Agent, request: JsonObject) -> Definition:
