@@ -190,6 +190,19 @@ async def test_of_a_conversation_an_agent_gets_what_it_can_read_and_no_more_than
     assert len(told) < 20_000 * 3
 
 
+async def test_agents_that_are_there_at_a_time_are_limited() -> None:
+    world = world_of(
+        [parent("one"), child("one")], base=[[spawn(*["one"] * 12)], [spawn("one")], ["Done"]], one=[["Ok"]]
+    )
+    world.settings = Codebuff(max_running_agents=1)
+    await world.run()
+    first, second = world.client.results()
+    assert [report["value"] for report in first[-2:]] == [
+        {"errorMessage": "There are as many agents as may be at a time (10): start fewer."}
+    ] * 2
+    assert [report["value"]["value"] for report in (*first[:10], *second)] == ["Ok"] * 11
+
+
 async def test_a_child_may_inherit_the_system_prompt() -> None:
     world = world_of(
         [parent("one", system_prompt="Mine."), child("one", inherit_parent_system_prompt=True, system_prompt="Own.")],

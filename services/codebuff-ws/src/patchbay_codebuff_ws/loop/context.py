@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import structlog
@@ -84,6 +84,7 @@ class Context:
         session_id: The conversation's name with backends, the same for all prompts of the client's session.
         slots: Who has one is at work; who waits for its own agents gives it away.
         tasks: Owns the agents that work beside others.
+        started: The ids of the agents that others have started and that have not ended.
     """
 
     prompt: Prompt
@@ -97,6 +98,7 @@ class Context:
     slots: asyncio.Semaphore
     tasks: asyncio.TaskGroup
     session_id: str
+    started: set[str] = field(default_factory=set)
 
     def model_of(self, definition: Definition) -> str:
         """The model that answers an agent here."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from patchbay_codebuff_ws.loop.agent import Agent
 
 
+# Agents that wait for their place take memory, and one call may ask for any number of them.
+_STARTED_PER_PLACE = 10
+
+
 class _Refused(Exception):
     """An agent may not be started as asked; the message is for the model."""
 
@@ -86,6 +90,14 @@ async def _report(agent: Agent, request: JsonObject, *, only_child: bool) -> Jso
 
 
 async def _run(agent: Agent, child: Agent, *, only_child: bool) -> JsonObject:
+    try:
+        async with agent.context.slots:
+            return await _run_in_its_place(agent, child, only_child=only_child)
+    finally:
+        agent.context.started.discard(child.state.agent_id)
+
+
+async def _run_in_its_place(agent: Agent, child: Agent, *, only_child: bool) -> JsonObject:
     about: JsonObject = {
         "agentId": child.state.agent_id,
         "agentType": child.definition.id,
@@ -93,15 +105,14 @@ async def _run(agent: Agent, child: Agent, *, only_child: bool) -> JsonObject:
         "onlyChild": only_child,
         "parentAgentId": agent.state.agent_id,
     }
-    async with agent.context.slots:
-        await agent.output.event({"type": "subagent_start", **about})
-        if only_child and not child.inline:
-            await agent.output.text(f"\n\n[{child.definition.display_name}]\n\n")
-        try:
-            return await child.run()
-        finally:
-            agent.state.child_run_ids.append(child.state.run_id)
-            await agent.output.event({"type": "subagent_finish", **about})
+    await agent.output.event({"type": "subagent_start", **about})
+    if only_child and not child.inline:
+        await agent.output.text(f"\n\n[{child.definition.display_name}]\n\n")
+    try:
+        return await child.run()
+    finally:
+        agent.state.child_run_ids.append(child.state.run_id)
+        await agent.output.event({"type": "subagent_finish", **about})
 
 
 def _child(agent: Agent, request: JsonObject, *, only_child: bool, inline: bool = False) -> Agent:
@@ -124,6 +135,7 @@ def _child(agent: Agent, request: JsonObject, *, only_child: bool, inline: bool 
         state.history = list(agent.state.history)
     elif definition.include_message_history:
         state.history = [user_message(_conversation(agent), keep=True)]
+    context.started.add(state.agent_id)
     return type(agent)(
         context,
         definition,
@@ -157,6 +169,9 @@ def _definition(agent: Agent, request: JsonObject) -> Definition:
     limit = agent.context.settings.max_agent_depth
     if agent.depth >= limit:
         raise _Refused(f"Agents may not be started more than {limit} deep: do it yourself.")
+    most = _STARTED_PER_PLACE * agent.context.settings.max_running_agents
+    if len(agent.context.started) >= most:
+        raise _Refused(f"There are as many agents as may be at a time ({most}): start fewer.")
     if not may_spawn(agent.spawnable, asked):
         known = ", ".join(agent.spawnable) or "none"
         raise _Refused(f"The agent `{asked}` may not be started here (agents: {known}).")
