@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, hi
 from pydantic import SecretStr
 
 from patchbay.settings.codebuff import Codebuff, CodebuffSearch
+from patchbay.testing.eventually import eventually
 from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.shortcuts import shell_command, special_prompt
 from patchbay_codebuff_ws.loop.tools import BUILT_IN, custom_tool
-from patchbay_codebuff_ws.ports import Part
+from patchbay_codebuff_ws.ports import JsonObject, Part
 
 
 async def called(
@@ -206,6 +207,21 @@ async def test_tools_of_mcp_servers_are_run_by_the_client() -> None:
     assert client.events("tool_call")[0]["toolName"] == "one/look"
     # The conversation keeps one name for it.
     assert models.chats[1].messages[1].blocks[0].tool_use.name == "one_look"
+
+
+async def test_servers_of_mcp_are_asked_at_once_and_once_for_all_agents() -> None:
+    class Waiting(FakeClient):
+        async def mcp_tools(self, config: JsonObject, names: Sequence[str] | None) -> Sequence[JsonObject]:
+            self.mcp_requests.append((config, names))
+            await eventually(lambda: len(self.mcp_requests) == 2)
+            return []
+
+    client = Waiting()
+    servers = {name: {"type": "stdio", "command": name} for name in "ab"}
+    agent = Definition(id="base", tool_names=("spawn_agents",), spawnable_agents=("base",), mcp_servers=servers)
+    models = FakeModels([Call("spawn_agents", {"agents": [{"agent_type": "base"}]})], ["Child"], ["Done"])
+    assert (await World(models, client, [agent]).run()).output["value"] == "Done"
+    assert client.mcp_requests == [(servers["a"], None), (servers["b"], None)]
 
 
 @pytest.mark.parametrize(

@@ -214,8 +214,12 @@ class Agent:
     async def _add_mcp_tools(self) -> None:
         """Asks the client for the tools of the agent's MCP servers; those that do not answer have none."""
         names = self.definition.tool_names
-        for server, config in plain(self.definition.mcp_servers).items():
-            for listed in await self.context.client.mcp_tools(config, mcp_wanted(names, server)):
+        servers = plain(self.definition.mcp_servers)
+        listings = await asyncio.gather(
+            *(self.context.mcp_tools(config, mcp_wanted(names, server)) for server, config in servers.items())
+        )
+        for (server, config), listing in zip(servers.items(), listings, strict=True):
+            for listed in listing:
                 tool = mcp_tool(server, config, listed)
                 self.tools[tool.name] = tool
 

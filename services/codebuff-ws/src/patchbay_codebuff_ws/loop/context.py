@@ -17,6 +17,7 @@ from patchbay.errors import PatchbayError
 from patchbay.settings.codebuff import Codebuff
 from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.definitions import Catalog, Definition
+from patchbay_codebuff_ws.loop.history import json_text
 from patchbay_codebuff_ws.loop.runs import Runs
 from patchbay_codebuff_ws.loop.state import Project
 from patchbay_codebuff_ws.loop.steps import Steps
@@ -85,6 +86,7 @@ class Context:
         slots: Who has one is at work; who waits for its own agents gives it away.
         tasks: Owns the agents that work beside others.
         started: The ids of the agents that others have started and that have not ended.
+        mcp_listings: What the client has said of servers of MCP, by question.
     """
 
     prompt: Prompt
@@ -99,6 +101,14 @@ class Context:
     tasks: asyncio.TaskGroup
     session_id: str
     started: set[str] = field(default_factory=set)
+    mcp_listings: dict[str, Sequence[JsonObject]] = field(default_factory=dict)
+
+    async def mcp_tools(self, config: JsonObject, names: Sequence[str] | None) -> Sequence[JsonObject]:
+        """See `Client.mcp_tools`. Asked once for a prompt: not every client answers, and each question waits for it."""
+        question = json_text([config, names])
+        if question not in self.mcp_listings:
+            self.mcp_listings[question] = await self.client.mcp_tools(config, names)
+        return self.mcp_listings[question]
 
     def model_of(self, definition: Definition) -> str:
         """The model that answers an agent here."""
