@@ -116,4 +116,5 @@ def test_large_files_take_no_more_than_a_moment() -> None:
     assert whole_file(None, f"a{blank}") == f"a{blank}"
     lines = "".join(f"  line {number}\n" for number in range(100_000))
     assert replaced(lines, "line 99998\nline 99999", "last").endswith("  line 99997\n  last\n")
+    assert replaced("a b " * 250_000, "a  b", "c", allow_multiple=True) == "c " * 250_000
     assert time.monotonic() - started < 5

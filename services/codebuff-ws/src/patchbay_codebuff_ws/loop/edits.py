@@ -148,10 +148,12 @@ def _with_any_space(text: str, old: str, new: str, allow_multiple: bool) -> str 
         at = packed.find(wanted, at + len(wanted))
     if not places or (len(places) > 1 and not allow_multiple):
         return None
-    for place in reversed(places):
-        start, end = signs[place][0], signs[place + len(wanted) - 1][0] + 1
-        text = text[:start] + new.strip() + text[end:]
-    return text
+    pieces: list[str] = []
+    end = 0
+    for place in places:
+        pieces += (text[end : signs[place][0]], new.strip())
+        end = signs[place + len(wanted) - 1][0] + 1
+    return "".join((*pieces, text[end:]))
 
 
 def _quoted(text: str) -> str:
