@@ -22,7 +22,6 @@ from patchbay_codebuff_ws.loop.steps import (
     StepText,
     Yield,
 )
-from patchbay_codebuff_ws.loop.tools import copied
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 if TYPE_CHECKING:
@@ -108,14 +107,14 @@ class ProgramRun:
         shown: JsonObject = {
             "agentId": state.agent_id,
             "runId": state.run_id,
-            "messageHistory": state.history,
+            "messageHistory": list(state.history),
             "stepsRemaining": state.steps_remaining,
         }
         if state.parent_id:
             shown["parentId"] = state.parent_id
         if state.output is not None:
             shown["output"] = state.output
-        return copied(shown)
+        return shown
 
     async def _call(self, call: CallTool) -> list[Part]:
         agent = self._agent

@@ -82,7 +82,7 @@ class Program(Protocol):
 
         Args:
             result: What its `yield` gives: `agentState`, `toolResult` (parts), `stepsComplete`, and `nResponses` after
-                `Generate`; None the first time.
+                `Generate`; None the first time. Messages in it are those of the conversation: nothing may change them.
 
         Raises:
             StepsError: It failed and cannot go on.

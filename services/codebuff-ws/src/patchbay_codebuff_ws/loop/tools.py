@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from patchbay.canonical import FunctionTool
 from patchbay.canonical import Tool as CanonicalTool
 from patchbay_codebuff_ws.loop.history import json_text, model_name
@@ -290,9 +288,3 @@ def mcp_tool(server: str, config: JsonObject, listed: Mapping[str, Any]) -> Tool
         changes_files=True,
         mcp=config,
     )
-
-
-def copied(value: JsonObject) -> JsonObject:
-    """A copy that shares nothing."""
-    copy: JsonObject = msgspec.json.decode(msgspec.json.encode(value))
-    return copy
