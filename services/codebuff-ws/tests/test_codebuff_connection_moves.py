@@ -11,6 +11,7 @@ from sockets import FILE_CONTEXT, ScriptedLoop, hang, replica, say_hello
 from patchbay.settings import Settings
 from patchbay.testing.eventually import eventually, settled
 from patchbay.testing.valkey import ValkeyProcess
+from patchbay_codebuff_ws.connection import connection
 from patchbay_codebuff_ws.ports import Client, Prompt, PromptResult
 
 SettingsWith = Callable[..., Settings]
@@ -147,6 +148,28 @@ async def test_a_replica_that_drains(settings_with: SettingsWith) -> None:
         with pytest.raises(Exception, match="draining"):
             async with serving.socket("c3"):
                 pass
+
+
+async def test_a_drain_waits_for_a_slow_client_to_take_the_end_of_its_prompt(
+    settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_FLUSH_SECONDS", 0)
+    goes_on = asyncio.Event()
+
+    async def answer(prompt: Prompt, client: Client) -> PromptResult:
+        await goes_on.wait()
+        output = {"type": "lastMessage", "value": "x" * (20 * 1024 * 1024)}
+        return PromptResult(session_state=prompt.session_state, output=output)
+
+    async with replica(settings_with(), loop=ScriptedLoop([answer])) as serving, serving.socket() as socket:
+        await socket.prompt()
+        await socket.until_frame("usage-response")
+        draining = asyncio.create_task(serving.service.drain(10))
+        goes_on.set()
+        await eventually(lambda: serving.service.in_flight == 0)
+        assert (await socket.until_ended())["type"] == "prompt-response"
+        assert (await socket.drained()).name == "UNAVAILABLE"
+        assert await draining
 
 
 async def test_a_drain_that_runs_out_of_time(settings_with: SettingsWith) -> None:

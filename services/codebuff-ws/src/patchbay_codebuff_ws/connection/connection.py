@@ -44,7 +44,7 @@ LOST = (
 )
 _MOST_TOPICS = 1_000
 _LONGEST_NAME = 1_000
-# What a slow socket has to take the last of what it is told.
+# What a slow socket has to take the last of what it is told, once its edge has ended the call.
 _FLUSH_SECONDS = 0.5
 
 
@@ -98,16 +98,17 @@ class Connection:
         try:
             await asyncio.wait((writing, reading, moved), return_when=asyncio.FIRST_COMPLETED)
             if not writing.done():
-                await self._flush(writing)
+                # The end of a prompt, with its whole session, is worth the time that the drain itself has.
+                await self._flush(writing, None if moved.done() else _FLUSH_SECONDS)
             return moved.done()
         finally:
             await self._close((writing, reading, moved))
 
-    async def _flush(self, writing: asyncio.Task[None]) -> None:
+    async def _flush(self, writing: asyncio.Task[None], seconds: float | None) -> None:
         """Sends what has been said so far: another replica does not know of it."""
         flushed = asyncio.create_task(self._outbox.flushed(), name="codebuff-flushed")
         try:
-            await asyncio.wait((flushed, writing), timeout=_FLUSH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((flushed, writing), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             flushed.cancel()
 
