@@ -112,6 +112,7 @@ def test_media_of_tools_are_in_their_results() -> None:
 def test_names_are_what_every_provider_takes() -> None:
     assert model_name("server/tool.é") == "server_tool__"
     assert len(model_name("a" * 100)) == 64
+    assert model_name("a" * 64 + "b") != model_name("a" * 64 + "c")
 
 
 def test_a_history_is_cleaned_to_what_clients_take_back() -> None:

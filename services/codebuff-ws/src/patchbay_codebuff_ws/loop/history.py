@@ -26,11 +26,13 @@ from patchbay.canonical import (
     ToolResult,
     ToolUse,
 )
+from patchbay.dialects.tool_names import fitted
 from patchbay_codebuff_ws.loop.answer import Answer, TextPiece, ThoughtPiece, ToolCall
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 # Under it a message keeps what a provider wants back and the client's schema has no field for.
 _OPTIONS = "patchbay"
+_LONGEST_NAME = 64
 _NO_RESULT = "[There is no result of this call.]"
 
 
@@ -279,5 +281,6 @@ def _orphan_blocks(found: Mapping[str, Any]) -> Iterable[Block]:
 
 
 def model_name(tool: str) -> str:
-    """A tool's name as every provider takes it."""
-    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-") else "_" for sign in tool)[:64]
+    """A tool's name as every provider takes it; of long ones, such as those of MCP servers, no two become the same."""
+    signs = (sign if sign.isascii() and (sign.isalnum() or sign in "_-") else "_" for sign in tool)
+    return fitted("".join(signs), _LONGEST_NAME)
