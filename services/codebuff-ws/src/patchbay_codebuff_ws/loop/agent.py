@@ -501,7 +501,7 @@ def _last_answer(history: Sequence[JsonObject]) -> JsonObject | None:
 
 
 def _name_calls(answer: Answer, history: Iterable[JsonObject]) -> None:
-    """Gives ids to the calls that have none, or that of another one: providers refuse a conversation with two alike."""
+    """Gives ids to the calls that have none, or that of another one: clients know by it which result is whose."""
     seen = {str(call.get("toolCallId")) for message in history for call in tool_calls(message)}
     for call in answer.calls:
         if not call.id or call.id in seen:
