@@ -181,11 +181,12 @@ def test_of_an_output_only_what_clients_take_is_kept(part: object) -> None:
 
 
 def test_a_state_tolerates_what_is_missing() -> None:
-    state = AgentState.read({"stepsRemaining": None, "messageHistory": 7, "creditsUsed": 9})
+    goals = {"a": {"plan": "x"}, "b": {"logs": ["one", 2]}, "c": 7}
+    state = AgentState.read({"stepsRemaining": None, "messageHistory": 7, "creditsUsed": 9, "agentContext": goals})
     assert state.write() == {
         "agentId": "main-agent",
         "agentType": None,
-        "agentContext": {},
+        "agentContext": {"a": {"plan": "x", "logs": []}, "b": {"logs": ["one"]}},
         "subagents": [],
         "messageHistory": [],
         "stepsRemaining": 25,

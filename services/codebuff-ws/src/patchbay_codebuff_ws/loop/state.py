@@ -37,7 +37,11 @@ class AgentState:
         return cls(
             agent_id=_text(raw.get("agentId")) or "main-agent",
             agent_type=_text(raw.get("agentType")) or None,
-            context={key: value for key, value in _object(raw.get("agentContext")).items() if isinstance(value, dict)},
+            context={
+                key: {**value, "logs": _texts(value.get("logs"))}
+                for key, value in _object(raw.get("agentContext")).items()
+                if isinstance(value, dict)
+            },
             subagents=_objects(raw.get("subagents")),
             history=clean_history(raw.get("messageHistory")),
             steps_remaining=int(steps) if isinstance(steps, int | float) else DEFAULT_STEPS,
@@ -149,3 +153,7 @@ def _object(value: object) -> JsonObject:
 
 def _objects(value: object) -> list[JsonObject]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
