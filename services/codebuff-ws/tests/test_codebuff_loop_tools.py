@@ -160,12 +160,15 @@ TOOL = {
 }
 
 
-async def test_of_a_long_output_a_model_reads_the_beginning_and_the_end() -> None:
+@pytest.mark.parametrize(
+    "call", [Call("run_terminal_command", {"command": "x"}), Call("code_search", {"pattern": "x"})]
+)
+async def test_of_a_long_output_a_model_reads_the_beginning_and_the_end(call: Call) -> None:
     client = FakeClient()
-    client.tools["run_terminal_command"] = lambda _: [
+    client.tools[call.name] = lambda _: [
         {"type": "json", "value": {"stdout": "a" * 100_000 + "b" * 100_000, "stderr": "short", "exitCode": 1}}
     ]
-    _, [result] = await called(Call("run_terminal_command", {"command": "x"}), client=client)
+    _, [result] = await called(call, client=client)
     left_out = "\n[140000 characters left out]\n"
     assert result == {"stdout": "a" * 30_000 + left_out + "b" * 30_000, "stderr": "short", "exitCode": 1}
 

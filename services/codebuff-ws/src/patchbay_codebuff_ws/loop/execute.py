@@ -15,6 +15,7 @@ from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.edits import EditError, Replacement, replace_in, unified_diff, whole_file
 from patchbay_codebuff_ws.loop.files import UnreadableFile
+from patchbay_codebuff_ws.loop.history import both_ends
 from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
 from patchbay_codebuff_ws.loop.schemas import problems_of
@@ -175,9 +176,8 @@ def _shortened(part: Part) -> Part:
     value = part.get("value")
     if part.get("type") != "json" or not isinstance(value, dict):
         return part
-    half = _MAX_STREAM_CHARACTERS // 2
     short = {
-        name: f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+        name: both_ends(text, _MAX_STREAM_CHARACTERS)
         for name, text in value.items()
         if name in ("stdout", "stderr") and isinstance(text, str) and len(text) > _MAX_STREAM_CHARACTERS
     }
@@ -185,9 +185,8 @@ def _shortened(part: Part) -> Part:
 
 
 async def _code_search(agent: Agent, given: JsonObject) -> list[Part]:
-    return await _client(
-        agent, "code_search", {"maxResults": 30, **_only(given, "pattern", "flags", "cwd", "maxResults")}
-    )
+    wire = {"maxResults": 30, **_only(given, "pattern", "flags", "cwd", "maxResults")}
+    return readable(await _client(agent, "code_search", wire))
 
 
 async def _run_file_change_hooks(agent: Agent, given: JsonObject) -> list[Part]:

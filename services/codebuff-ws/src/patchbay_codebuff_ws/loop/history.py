@@ -107,6 +107,12 @@ def assistant_message(answer: Answer, *, model: str) -> JsonObject | None:
     return message
 
 
+def both_ends(text: str, most: int) -> str:
+    """A text as a model is shown it: of one with more than `most` characters, the beginning and the end."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+
+
 def readable_message(message: Mapping[str, Any]) -> JsonObject:
     """A message as it can be read where it is text itself: without media, and without what is for providers alone."""
     content = message.get("content")
