@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import msgspec
 import pytest
 from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, Thought, World, history_of, session
 
@@ -408,6 +409,20 @@ async def test_files_that_have_changed_since_are_shown_again() -> None:
     assert update["toolName"] == "file_updates"
     assert update["output"] == [{"type": "json", "value": [{"path": "a.txt", "content": "two\n"}]}]
     assert "two" in world.models.chats[2].messages[-1].blocks[-1].text.text
+
+
+async def test_of_a_long_file_the_model_is_shown_the_beginning_and_the_end() -> None:
+    client = FakeClient({"a": "a" * 300_000 + "b" * 300_000})
+    world = World(FakeModels([Call("read_files", {"paths": ["a"]})], ["Done"], ["Again"], ["Seen"]), client, [BASE])
+    first = await world.run()
+    [read] = world.client.results()[0]
+    assert read["content"].startswith("a" * 60_000 + "\n[480001 characters left out]\n")
+    assert read["content"].endswith("b" * 59_999 + "\n")
+    [shown] = world.models.chats[1].messages[-1].blocks[-1].tool_result.blocks
+    assert read["content"][-70_000:] in msgspec.json.decode(shown.text.text)[0]["content"]
+    # Cut as it is, it is the file that the model has seen.
+    second = await world.run("more", state=first.session_state)
+    assert [m["content"]["toolName"] for m in history_of(second) if m["role"] == "tool"] == ["read_files"]
 
 
 async def test_knowledge_is_shown_once_where_the_prompts_do_not_have_it() -> None:

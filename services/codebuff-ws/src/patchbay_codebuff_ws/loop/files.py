@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from patchbay_codebuff_ws.loop.history import tool_result
+from patchbay_codebuff_ws.loop.history import both_ends, tool_result
 from patchbay_codebuff_ws.loop.state import Project
 from patchbay_codebuff_ws.ports import Client, JsonObject
 
@@ -17,6 +17,8 @@ _STATUSES = (
     "[FILE_IGNORED",
 )
 _MISSING = _STATUSES[0]
+# A longer one would be left out at once, to make place for the conversation, and read again, and again.
+_MOST_CHARACTERS = 120_000
 
 
 def is_status(content: str) -> bool:
@@ -51,7 +53,7 @@ class Files:
             if content is None:
                 content = _MISSING
             elif not is_status(content):
-                content = with_line_end(content)
+                content = as_shown(content)
                 self._seen[relative] = content
             entry: JsonObject = {"path": relative, "content": content}
             callers = self._project.callers(relative)
@@ -75,7 +77,7 @@ class Files:
 
     def note(self, path: str, content: str) -> None:
         """Notes what the agent has written."""
-        self._seen[self._project.relative(path)] = with_line_end(content)
+        self._seen[self._project.relative(path)] = as_shown(content)
 
     async def changes(self) -> list[JsonObject]:
         """What others have changed since the agent saw it, with the new contents."""
@@ -87,7 +89,7 @@ class Files:
             # A file that did not come at all may be there still: only what the client says counts.
             if content is None or (is_status(content) and not content.startswith(_MISSING)):
                 continue
-            content = content if is_status(content) else with_line_end(content)
+            content = content if is_status(content) else as_shown(content)
             if content != self._seen[path]:
                 changed.append({"path": path, "content": content})
                 self._seen[path] = content
@@ -98,8 +100,9 @@ class UnreadableFile(Exception):
     """A file cannot be read; the message is the client's status."""
 
 
-def with_line_end(content: str) -> str:
-    return content if not content or content.endswith("\n") else content + "\n"
+def as_shown(content: str) -> str:
+    """A file's content as models are shown it, and as it is kept to see later whether it has changed."""
+    return both_ends(content if not content or content.endswith("\n") else content + "\n", _MOST_CHARACTERS)
 
 
 def file_entries(message: Mapping[str, object]) -> list[JsonObject]:
