@@ -745,7 +745,8 @@ def test_a_client_that_does_not_answer(world: World, other: Program) -> None:
     serverless = world.start("serverless", "Done.", program=other, fields=servers)
     for run in (no_project, exploded, hanging, serverless):
         assert run.wait().output == {"type": "lastMessage", "value": "Done."}
-    assert no_project.outputs("read_files") == [[{"path": "a.txt", "content": "[FILE_DOES_NOT_EXIST]"}]]
+    unread = "[FILE_READ_ERROR] The client has not answered within 3 s."
+    assert no_project.outputs("read_files") == [[{"path": "a.txt", "content": unread}]]
     for name, tool in (("exploded", "explode"), ("hanging", "run_terminal_command")):
         (text,) = told(world.asked(name)[-1])
         assert f"has not answered the call of `{tool}` within 3.5 s" in json.loads(text)["errorMessage"]
