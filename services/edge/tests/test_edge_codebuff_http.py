@@ -127,6 +127,15 @@ async def test_a_chat_goes_to_the_model_of_its_agent(start_edge: StartEdge) -> N
         assert not first.extensions
 
 
+@pytest.mark.parametrize("field", [b'"stop": "\xff"', b'"stop": ["\xff"]', b'"codebuff_metadata": {"run_id": "\xff"}'])
+async def test_a_field_that_is_no_text_is_named(start_edge: StartEdge, field: bytes) -> None:
+    async with start_edge() as edge:
+        body = b'{"model": "m", "messages": [], "codebuff_metadata": {}, ' + field + b"}"
+        refused = await edge.client.post(CHAT, content=body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == field.split(b'"')[1].decode()
+
+
 async def test_other_chats_are_left_as_they_are(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("hello")])
     async with start_edge(worker, codebuff={"models": {"default": "other"}}) as edge:

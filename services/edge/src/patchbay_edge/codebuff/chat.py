@@ -83,13 +83,10 @@ class CodebuffChats:
         may_be = endpoint.prefix == API_PREFIX and endpoint.dialect is OPENAI_CHAT
         if not (self._settings.enabled and may_be and endpoint.operation is Operation.CHAT and _MARK in body):
             return None
-        try:
-            fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            if "codebuff_metadata" not in fields:
-                return None
-            metadata = msgspec.json.decode(fields["codebuff_metadata"], type=_Metadata)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequest(f"codebuff_metadata: {error}", "codebuff_metadata") from error
+        fields = _read_field("codebuff_metadata", body, dict[str, msgspec.Raw])
+        if "codebuff_metadata" not in fields:
+            return None
+        metadata = _read_field("codebuff_metadata", fields["codebuff_metadata"], _Metadata)
         run = await self._run(identity.owner, metadata.run_id)
         for name in _DROPPED:
             fields.pop(name, None)
@@ -97,7 +94,7 @@ class CodebuffChats:
             _without_text_stop(fields)
         model = ""
         if "model" in fields:
-            own = msgspec.json.decode(fields["model"])
+            own = _read_field("model", fields["model"])
             if isinstance(own, str):
                 model = self._model("" if run is None else run.start.agent_id, metadata.cost_mode, own)
                 fields["model"] = msgspec.Raw(msgspec.json.encode(model))
@@ -106,7 +103,7 @@ class CodebuffChats:
             raise InvalidRequest(f"codebuff_metadata.n: must be from 1 to {_MAX_ANSWERS}", "codebuff_metadata.n")
         if answers > 1:
             fields["stream"] = msgspec.Raw(b"false")
-        elif "stream" in fields and msgspec.json.decode(fields["stream"]) is True:
+        elif "stream" in fields and _read_field("stream", fields["stream"]) is True:
             # It does not ask for what it takes: the cost of an answer, which it counts its credits by.
             fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
         name = cancellation(identity.owner, metadata.run_id)
@@ -277,8 +274,20 @@ def combined_notes(exchanges: Sequence[Exchange]) -> dict[str, str | int]:
     return notes
 
 
+def _read_field(name: str, raw: bytes | msgspec.Raw, shape: Any = Any) -> Any:
+    """A field's value. What was not looked at so far may be no UTF-8.
+
+    Raises:
+        InvalidRequest: It names the field.
+    """
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{name}: {error}", name) from error
+
+
 def _without_text_stop(fields: dict[str, msgspec.Raw]) -> None:
-    stop = msgspec.json.decode(fields["stop"])
+    stop = _read_field("stop", fields["stop"])
     if isinstance(stop, list):
         left = [one for one in stop if one != _TEXT_STOP]
         if left:
