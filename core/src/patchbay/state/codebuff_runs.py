@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, TypeAlias, cast
@@ -200,6 +201,18 @@ class CodebuffRuns:
             error=error[:_MAX_ERROR],
         )
         await self._set(run_id, "end", end)
+
+    async def is_first_to_count(self, run_id: str) -> bool:
+        """Whether nobody has asked so before: a client may tell of a run's end more than once, and at once.
+
+        Raises:
+            RedisUnavailable: Nobody can say.
+        """
+        name = keys.codebuff_run(_digest("", run_id))
+        arguments = (self._ttl_ms, uuid.uuid4().hex)
+        return bool(
+            await scripts.run(self._redis, scripts.CODEBUFF_RUN_COUNT, (name,), arguments, timeout=self._timeout)
+        )
 
     async def find(self, run_id: str) -> Run | None:
         """A run; None: it is not known, or not any more.

@@ -203,8 +203,9 @@ def codebuff_project(digest: str) -> str:
 
 
 def codebuff_run(digest: str) -> str:
-    """Hash: `start`, `step:<number>` and `end` -> what is known of a run of a Codebuff agent, as JSON. TTL
-    `codebuff.runs_ttl_seconds`, renewed by every step. Owner: `codebuff_runs`. The digest is of the run's id."""
+    """Hash: `start`, `step:<number>`, `chat:<request>` and `end` -> what is known of a run of a Codebuff agent, as
+    JSON; `counted` -> who has counted what it used. TTL `codebuff.runs_ttl_seconds`, renewed by every step. Owner:
+    `codebuff_runs`. The digest is of the run's id."""
     return f"pb:codebuff-run:{digest}"
 
 

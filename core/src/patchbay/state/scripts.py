@@ -67,6 +67,7 @@ RESOLVE = load("resolve_v1")
 SWEEP = load("sweep_v1")
 FETCH = load("fetch_v1")
 CODEBUFF_RUN_SET = load("codebuff_run_set_v1")
+CODEBUFF_RUN_COUNT = load("codebuff_run_count_v1")
 
 
 def is_refused(error: object) -> bool:

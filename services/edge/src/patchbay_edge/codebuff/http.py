@@ -137,26 +137,28 @@ class _Api:
             raise InvalidRequest("runId: Field required", "runId")
         run = await self._own_run(identity, body.run_id)
         if run is not None:
-            # Told again, its end counts once. The agents that it started tell of their own.
-            if run.end is None:
-                await self._count(identity, round(body.direct_credits))
+            direct = round(body.direct_credits)
             await self._runs.finish(
                 body.run_id,
                 status=body.status,
                 total_steps=body.total_steps,
-                direct_credits=round(body.direct_credits),
+                direct_credits=direct,
                 total_credits=round(body.total_credits),
                 error=body.error_message,
             )
+            # The agents that it started tell of their own.
+            await self._count(identity, body.run_id, direct)
         if body.status == "cancelled":
             await self._cancel(identity.owner, body.run_id)
         return {"success": True}
 
-    async def _count(self, identity: Identity, used: int) -> None:
+    async def _count(self, identity: Identity, run_id: str, used: int) -> None:
+        """Counts what a run has used, once however often its end is told."""
         if used <= 0:
             return
         try:
-            await self._usage.add(identity.owner, used)
+            if await self._runs.is_first_to_count(run_id):
+                await self._usage.add(identity.owner, used)
         except RedisUnavailable as error:
             log.warning("codebuff_usage_not_counted", credits=used, error=str(error))
 
