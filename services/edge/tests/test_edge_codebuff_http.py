@@ -105,6 +105,31 @@ async def test_refuses_what_is_no_run(start_edge: StartEdge, body: str) -> None:
         assert refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "status"),
+    [
+        ("", {"directCredits": None, "totalCredits": None, "errorMessage": None, "status": "cancelled"}, 200),
+        ("", {"directCredits": 1e300}, 400),
+        ("", {"totalCredits": -1e300}, 400),
+        ("", {"totalSteps": 10**30}, 400),
+        ("", {"totalSteps": -1}, 400),
+        ("/steps", {"stepNumber": 10**30}, 400),
+        ("/steps", {"stepNumber": 1, "credits": 1e300}, 400),
+        ("/steps", {"stepNumber": 1, "childRunIds": ["x" * 501]}, 400),
+    ],
+)
+async def test_what_is_said_of_a_run_has_bounds(
+    start_edge: StartEdge, path: str, fields: dict[str, object], status: int
+) -> None:
+    async with start_edge() as edge:
+        run_id = await start_run(edge.client)
+        if path:
+            answered = await edge.client.post(f"{RUNS}/{run_id}{path}", json=fields)
+        else:
+            answered = await edge.client.post(RUNS, json={"action": "FINISH", "runId": run_id, **fields})
+        assert answered.status_code == status, answered.text
+
+
 async def test_a_chat_goes_to_the_model_of_its_agent(start_edge: StartEdge) -> None:
     models = {"agents": {"thinker": "deep"}, "cost_modes": {"max": "big"}}
     worker = ScriptedWorker([answer("hello")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import structlog
@@ -39,22 +39,29 @@ _MEDIA = frozenset({"image", "file", "media", "image_url"})
 _SEARCH_FAILED = 400
 
 
+# What clients say of their runs is kept, so each part of it has an end. What JavaScript has no number for is null.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+_Credits = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)] | None
+_Name = Annotated[str, msgspec.Meta(max_length=500)]
+_Names = Annotated[list[_Name], msgspec.Meta(max_length=1000)]
+
+
 class _RunRequest(msgspec.Struct, frozen=True, rename="camel"):
     action: Literal["START", "FINISH"]
-    agent_id: str = ""
-    ancestor_run_ids: list[str] = []
+    agent_id: _Name = ""
+    ancestor_run_ids: _Names = []
     run_id: str = ""
     status: Status = "completed"
-    total_steps: int = 0
-    direct_credits: float = 0
-    total_credits: float = 0
-    error_message: str = ""
+    total_steps: _Count = 0
+    direct_credits: _Credits = None
+    total_credits: _Credits = None
+    error_message: str | None = None
 
 
 class _StepRequest(msgspec.Struct, frozen=True, rename="camel"):
-    step_number: int
-    credits: float | None = None
-    child_run_ids: list[str] | None = None
+    step_number: _Count
+    credits: _Credits = None
+    child_run_ids: _Names | None = None
     error_message: str | None = None
 
 
@@ -137,14 +144,14 @@ class _Api:
             raise InvalidRequest("runId: Field required", "runId")
         run = await self._own_run(identity, body.run_id)
         if run is not None:
-            direct = round(body.direct_credits)
+            direct = round(body.direct_credits or 0)
             await self._runs.finish(
                 body.run_id,
                 status=body.status,
                 total_steps=body.total_steps,
                 direct_credits=direct,
-                total_credits=round(body.total_credits),
-                error=body.error_message,
+                total_credits=round(body.total_credits or 0),
+                error=body.error_message or "",
             )
             # The agents that it started tell of their own.
             await self._count(identity, body.run_id, direct)
