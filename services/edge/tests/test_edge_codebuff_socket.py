@@ -375,6 +375,24 @@ async def test_a_frame_that_no_replica_survives_ends_its_socket(start_edge: Star
         assert (await ask(other, txid=1))["ack"] == 1
 
 
+async def test_a_replica_that_fails_while_it_is_written_to_is_left(start_edge: StartEdge) -> None:
+    worker = ScriptedCodebuff()
+
+    def die() -> None:
+        raise RuntimeError("a defect")
+
+    worker.on_death = die
+    async with start_edge(worker) as running, socket(running.port) as connection:
+        assert (await ask(connection, txid=1))["ack"] == 1
+        worker.gate.clear()
+        await say(connection, die=True)
+        # It does not read on, so that this is written in part.
+        await say(connection, txid=2, pad="x" * 8_000_000)
+        await eventually(lambda: len(worker.frames) == 2)
+        worker.gate.set()
+        assert (await closed(connection, seconds=15))[0] == 1011
+
+
 async def test_a_drain_lets_prompts_end_and_closes_the_idle(start_edge: StartEdge) -> None:
     worker = ScriptedCodebuff()
     async with start_edge(worker) as running, socket(running.port) as busy, socket(running.port) as idle:

@@ -243,7 +243,7 @@ class Relay:
                     return
                 try:
                     await call.write(request)
-                except WorkerFailure:
+                except PatchbayError:
                     # The relay finds how the call has ended, and what was written to it is written again.
                     if self._call is call:
                         return
