@@ -410,6 +410,29 @@ async def test_a_drain_lets_prompts_end_and_closes_the_idle(start_edge: StartEdg
     assert worker.running == 0
 
 
+async def test_a_socket_that_comes_while_a_drain_begins_is_refused(
+    start_edge: StartEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ScriptedCodebuff()
+    async with start_edge(worker) as running, socket(running.port) as busy:
+        await say(busy, prompt="p", hold=True)
+        assert "ack" in await hear(busy)
+        admission = running.edge.codebuff_admission
+        admit = admission.admit
+
+        async def admit_late(**asked: Any) -> Any:
+            lease = await admit(**asked)
+            running.server._drain()
+            return lease
+
+        monkeypatch.setattr(admission, "admit", admit_late)
+        assert await refused(running.port) == 503
+        assert (await admission.gauges())["connections"] == 1
+        await say(busy, release="p")
+        assert (await closed(busy, seconds=2))[0] == 1001
+        await asyncio.wait_for(running.serving, 10)
+
+
 async def test_a_drain_has_an_end(start_edge: StartEdge) -> None:
     async with (
         start_edge(ScriptedCodebuff(), flags=("--server.drain_seconds=0.5",)) as running,

@@ -125,12 +125,22 @@ class CodebuffSockets:
         if not self._settings.enabled:
             raise PatchbayError(make_error(NOT_FOUND, f"there is no WebSocket at {scope['path']}"))
         upgrades.check_origin(headers)
-        if self._draining():
-            raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
+        self._check_not_draining()
         try:
-            return await self._admission.admit(request_id=request_id, key_id=self._caller(scope, headers))
+            lease = await self._admission.admit(request_id=request_id, key_id=self._caller(scope, headers))
         except PatchbayError as error:
             raise _refused(error) from error
+        try:
+            # A drain that began meanwhile has not seen this socket, and would wait for its end in vain.
+            self._check_not_draining()
+        except PatchbayError:
+            await lease.release()
+            raise
+        return lease
+
+    def _check_not_draining(self) -> None:
+        if self._draining():
+            raise PatchbayError(make_error(UNAVAILABLE, "this server is shutting down; try again", retry_after=1))
 
     def _caller(self, scope: Scope, headers: Mapping[str, str]) -> str:
         """Whose socket it is. Most clients say who they are only in their first prompt."""
