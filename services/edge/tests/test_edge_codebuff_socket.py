@@ -14,6 +14,8 @@ import grpc
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame as WebSocketFrame
+from websockets.frames import Opcode
 
 from patchbay.state.registry import Announcer
 from patchbay.testing.codebuff import ScriptedCodebuff
@@ -179,6 +181,18 @@ async def test_a_client_that_says_nothing_is_gone(start_edge: StartEdge) -> None
         await stays(lambda: not beating.done(), seconds=0.8)
         beating.cancel()
         await asyncio.wait([beating])
+
+
+async def test_a_client_whose_frame_takes_long_to_come_is_there(start_edge: StartEdge) -> None:
+    async with (
+        start_edge(ScriptedCodebuff(), codebuff={"heartbeat_timeout_seconds": 0.6}) as running,
+        socket(running.port) as connection,
+    ):
+        data = WebSocketFrame(Opcode.TEXT, json.dumps({"txid": 1, "pad": "x" * 100_000}).encode()).serialize(mask=True)
+        for start in range(0, len(data), 12_000):
+            connection.transport.write(data[start : start + 12_000])
+            await hold(0.15)
+        assert (await hear(connection))["ack"] == 1
 
 
 async def test_frames_are_compressed_only_where_that_is_set(start_edge: StartEdge) -> None:

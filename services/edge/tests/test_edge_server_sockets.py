@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 
 from patchbay.testing.eventually import eventually
 from patchbay_edge.exchange import Receive, Scope, Send
-from patchbay_edge.server_sockets import NO_PINGS, LeanWebSocket
+from patchbay_edge.server_sockets import OWN_HEARTBEAT, LeanWebSocket
 
 _LARGE = "x" * 1_000_000
 
@@ -31,11 +31,12 @@ class Echo:
 
     def __init__(self) -> None:
         self.sent = 0
+        self.parts: list[int] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         if scope["path"] == "/quiet":
-            scope["extensions"][NO_PINGS] = {}
+            scope["extensions"][OWN_HEARTBEAT] = self.parts.append
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] == "websocket.receive":
             many = message["text"] == "many"

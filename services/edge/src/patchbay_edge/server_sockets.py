@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
@@ -15,8 +16,11 @@ from patchbay_edge.websocket_protocol import WebSocketProtocol
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
-# An application that puts this into a scope's extensions has a heartbeat of its own.
-NO_PINGS = "patchbay.no_pings"
+# An application that has a heartbeat of its own puts this into a scope's extensions, with what is to be told of each
+# part of a message that comes, while its rest does not: how many bytes of the message are there.
+OWN_HEARTBEAT = "patchbay.own_heartbeat"
+# What has come and is no larger may be a ping or a pong, which are no messages.
+_LARGEST_CONTROL_FRAME = 131
 
 # A WebSocket is said to be there as little as a request is: that it is, metrics tell.
 _log = logging.getLogger("uvicorn.error.websockets")
@@ -25,6 +29,8 @@ _log.setLevel(logging.WARNING)
 
 class LeanWebSocket(WebSocketProtocol):
     """One WebSocket. Only one task at a time may receive from it."""
+
+    _on_part: Callable[[int], None] | None = None
 
     def __init__(
         self,
@@ -46,8 +52,20 @@ class LeanWebSocket(WebSocketProtocol):
             self.response.headers.clear()
 
     def start_keepalive(self) -> None:
-        if NO_PINGS not in (self.scope["extensions"] or {}):
+        self._on_part = cast("dict[str, Any]", self.scope["extensions"]).get(OWN_HEARTBEAT)
+        if self._on_part is None:
             super().start_keepalive()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._on_part is not None and (size := self._size_of_part()):
+            self._on_part(size)
+
+    def _size_of_part(self) -> int:
+        size = len(self.conn.reader.buffer)
+        if not self.frames and size <= _LARGEST_CONTROL_FRAME:
+            return 0
+        return size + sum(map(len, self.frames))
 
 
 class _Queue:

@@ -162,6 +162,10 @@ class Relay:
             self._verdict = (code, reason)
             self._task.cancel()
 
+    def hear_part(self, _size: int) -> None:
+        """Notes that the client is sending a frame, of which so many bytes are there: a large one may take minutes."""
+        self._heard = time.monotonic()
+
     def end_if_silent(self, seconds: float) -> None:
         """Closes the socket if the client has sent nothing for so long. While it is not read from, it cannot."""
         if (self._receiving or self._sending) and time.monotonic() - self._heard > seconds:

@@ -21,7 +21,7 @@ from patchbay_edge.codebuff.login import page_url
 from patchbay_edge.codebuff.relay import GOING_AWAY, Relay
 from patchbay_edge.codebuff.replicas import Replicas
 from patchbay_edge.exchange import Receive, Scope, Send
-from patchbay_edge.server_sockets import NO_PINGS
+from patchbay_edge.server_sockets import OWN_HEARTBEAT
 
 # The headers that say who calls.
 _CALLER_HEADERS = ("authorization", "x-api-key", KEY_HEADER)
@@ -87,7 +87,7 @@ class CodebuffSockets:
         del headers
         scope["headers"] = []
         # Clients ping by themselves. While one may not write, its answer to a ping would not be read either.
-        scope["extensions"][NO_PINGS] = {}
+        scope["extensions"][OWN_HEARTBEAT] = relay.hear_part
         self._open.add(relay)
         self._all_closed.clear()
         metrics.EDGE_CODEBUFF_SOCKETS.set(len(self._open))
