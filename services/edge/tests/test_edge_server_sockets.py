@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
@@ -32,6 +33,7 @@ class Echo:
     def __init__(self) -> None:
         self.sent = 0
         self.parts: list[int] = []
+        self.connections: set[Any] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -57,6 +59,7 @@ async def serving(app: Echo, *, ping_interval: float = 20.0) -> AsyncIterator[st
         log_config=None,
     )
     server = uvicorn.Server(config)
+    app.connections = server.server_state.connections
     running = asyncio.create_task(server.serve())
     try:
         await eventually(lambda: server.started)
@@ -101,3 +104,36 @@ async def test_only_those_without_a_heartbeat_of_their_own_are_pinged() -> None:
         assert quiet.pings == 0
         await quiet.send("still there")
         assert await quiet.recv() == "still there"
+
+
+async def test_small_pieces_of_a_message_take_no_more_than_it_does() -> None:
+    app = Echo()
+    async with serving(app) as url, connect(url, compression=None) as connection:
+        (server_side,) = app.connections
+        pieces = [Frame(Opcode.TEXT, b"", fin=False), *[Frame(Opcode.CONT, b"ab", fin=False)] * 5000]
+        connection.transport.write(b"".join(piece.serialize(mask=True) for piece in pieces))
+        await eventually(lambda: sum(map(len, server_side.frames)) == 10_000)
+        assert len(server_side.frames) == 1
+        connection.transport.write(Frame(Opcode.CONT, "ö".encode()).serialize(mask=True))
+        assert await connection.recv() == "ab" * 5000 + "ö"
+        await connection.send(["several", " ", "pieces"])
+        assert await connection.recv() == "several pieces"
+
+
+async def test_who_pings_and_does_not_read_is_not_answered_for_ever() -> None:
+    app = Echo()
+    async with serving(app) as url, connect(url, create_connection=CountingConnection, max_queue=1) as connection:
+        (server_side,) = app.connections
+        connection.transport.pause_reading()
+        many = Frame(Opcode.PING, b"x" * 125).serialize(mask=True) * 1000
+        sent = 0
+        while (waiting := server_side.transport.get_write_buffer_size()) == 0 or sent < 20_000_000:
+            connection.transport.write(many)
+            sent += len(many)
+            await eventually(lambda: connection.transport.get_write_buffer_size() == 0)
+        assert waiting < 1_000_000
+        last = await connection.ping(b"last")
+        connection.transport.resume_reading()
+        await asyncio.wait_for(last, 5)
+        await connection.send("still there")
+        assert await connection.recv() == "still there"

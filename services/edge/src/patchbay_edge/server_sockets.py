@@ -109,6 +109,9 @@ class _Gate:
     def __init__(self) -> None:
         self._closed: asyncio.Event | None = None
 
+    def is_set(self) -> bool:
+        return self._closed is None
+
     def set(self) -> None:
         if self._closed is not None:
             self._closed.set()

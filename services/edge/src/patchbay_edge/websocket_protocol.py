@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 # What a client has to take the last of what it is told. One that reads nothing would keep the connection for ever.
 _LAST_WORDS_SECONDS = 2.0
@@ -18,13 +20,39 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     direction is closed at once; the other one is read from, and forgotten, until the client has closed it as well.
 
     Uvicorn closes a connection once the client has taken all that it was told. Here there is an end to that.
+
+    Uvicorn keeps each piece of a message by itself, however small, and answers each ping of one that does not read.
+    Here a message takes no more than its size, and such a client gets the last pong when it reads again.
     """
 
     _refused = False
+    _pong = b""
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
             super().data_received(data)
+
+    def handle_cont(self, event: Frame) -> None:
+        if not isinstance(self.frames[0], bytearray):
+            # It is joined, measured and decoded like the bytes that uvicorn says there are.
+            self.frames = cast("list[bytes]", [bytearray(self.frames[0])])
+        self.frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        # The answers to all pings that came together; then none for the others of them.
+        pongs = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+        elif pongs:
+            self._pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        if self._pong:
+            self.transport.write(self._pong)
+            self._pong = b""
+        super().resume_writing()
 
     def handle_parser_exception(self) -> None:
         self._refused = True
