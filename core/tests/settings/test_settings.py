@@ -127,6 +127,7 @@ def test_empty_sections_are_fine(written):
 
 
 ERRORS = {
+    "codebuff: {max_kept_bytes: 1000, max_frame_bytes: 1000}": "max_kept_bytes must be more than max_frame_bytes",
     "server: {prot: 1}": "unknown key server.prot; did you mean server.port?",
     "sever: {port: 1}": "unknown key sever; did you mean server?",
     "console: {}": "unknown key console; known here: server, redis",

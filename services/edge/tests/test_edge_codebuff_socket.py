@@ -21,7 +21,7 @@ from patchbay.state.registry import Announcer
 from patchbay.testing.codebuff import ScriptedCodebuff
 from patchbay.testing.eventually import eventually, hold, settled, stays
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay_edge.codebuff.frames import Frames
+from patchbay_edge.codebuff.frames import Budget, Frames
 
 StartEdge = Callable[..., AbstractAsyncContextManager[Any]]
 Json = dict[str, Any]
@@ -272,6 +272,39 @@ async def test_what_waits_for_a_replica_is_bounded(start_edge: StartEdge) -> Non
         assert (code, bool(reason)) == (1013, True)
 
 
+async def test_what_all_sockets_keep_is_bounded(start_edge: StartEdge) -> None:
+    worker = ScriptedCodebuff()
+    limits = {"max_frame_bytes": 1_000_000, "max_kept_bytes": 3_000_000}
+    async with start_edge(worker, codebuff=limits) as running, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(socket(running.port)) for _ in range(6)]
+        budget = running.edge.codebuff_sockets.budget
+        # A prompt is kept, and so is what has come of a frame.
+        prompt = json.dumps({"prompt": "p", "hold": True, "pad": "x" * 990_000})
+        for number, client in enumerate(clients[:2], 1):
+            await client.send(prompt)
+            assert "ack" in await hear(client)
+            assert number * 990_000 < budget.used < number * 1_000_000
+        whole = WebSocketFrame(Opcode.TEXT, b"x" * 999_999).serialize(mask=True)
+        part, rest = whole[:-1], whole[-1:]
+        clients[2].transport.write(part)
+        await eventually(lambda: budget.used > 2_950_000)
+        assert (await ask(clients[3], txid=1))["ack"] == 1
+        await clients[3].send("x" * 100_000)
+        assert (await closed(clients[3]))[0] == 1013
+        clients[4].transport.write(part)
+        assert (await closed(clients[4]))[0] == 1013
+        for client in clients[:2]:
+            await say(client, release="p")
+            assert {"end": "p", "worker": "w0"} in [await hear(client), await hear(client)]
+        clients[2].transport.write(rest)
+        assert (await hear(clients[2]))["number"] == 1
+        await eventually(lambda: budget.used == 0)
+        clients[5].transport.write(part)
+        await eventually(lambda: budget.used > 900_000)
+        clients[5].transport.abort()
+        await eventually(lambda: budget.used == 0)
+
+
 async def test_a_large_frame_comes_in_pieces_and_whole(start_edge: StartEdge) -> None:
     worker = ScriptedCodebuff()
     async with start_edge(worker) as running, socket(running.port) as connection:
@@ -284,9 +317,11 @@ async def test_a_large_frame_comes_in_pieces_and_whole(start_edge: StartEdge) ->
 
 
 def test_a_frame_that_was_written_in_part_is_written_again_from_its_beginning() -> None:
-    frames = Frames()
+    budget = Budget(1)
+    frames = Frames(budget)
     data = "ö€😀".encode() * 200_000
     frames.add(data)
+    assert (budget.used, budget.is_exceeded) == (frames.size, True)
     first = frames.next()
     assert first is not None
     assert (first.continued, first.again, frames.has_unsent) == (True, False, True)

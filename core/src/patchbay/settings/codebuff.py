@@ -13,6 +13,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    model_validator,
 )
 
 from patchbay.settings.codex import url as web_address
@@ -71,6 +72,10 @@ class Codebuff(_Section):
         default=False, description="Whether frames may be compressed (permessage-deflate); then every WebSocket's may."
     )
     max_frame_bytes: PositiveInt = Field(default=64 * 1024 * 1024, description="The largest frame of a client.")
+    max_kept_bytes: PositiveInt = Field(
+        default=1024 * 1024 * 1024,
+        description="What one edge keeps of frames, of all clients together; who sends more then is closed.",
+    )
     heartbeat_timeout_seconds: PositiveFloat = Field(
         default=60.0, description="A client that sends nothing at all for so long is gone."
     )
@@ -96,3 +101,9 @@ class Codebuff(_Section):
     web_search: CodebuffSearch | None = Field(default=None, description="What searches the web; null: nothing does.")
     docs_search: CodebuffSearch | None = Field(default=None, description="What searches documentation.")
     cost_margin: NonNegativeFloat = Field(default=0.0, description="Credits over the price: 0.1 is 10 %.")
+
+    @model_validator(mode="after")
+    def _keeps_the_largest_frame(self) -> Codebuff:
+        if self.max_kept_bytes <= self.max_frame_bytes:
+            raise ValueError("max_kept_bytes must be more than max_frame_bytes")
+        return self

@@ -35,12 +35,40 @@ class Frame:
         return len(self.data) + _OVERHEAD_BYTES
 
 
+class Budget:
+    """What an edge may keep of its clients' frames, of all sockets together."""
+
+    __slots__ = ("_most", "used")
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self.used = 0
+
+    @property
+    def is_exceeded(self) -> bool:
+        return self.used > self._most
+
+
 class Frames:
     """What one client has sent and no replica is done with."""
 
-    __slots__ = ("_begun", "_last", "_said", "_unsent", "_waiting", "size", "undone", "undone_size")
+    __slots__ = (
+        "_begun",
+        "_budget",
+        "_coming",
+        "_last",
+        "_said",
+        "_unsent",
+        "_waiting",
+        "size",
+        "undone",
+        "undone_size",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        # What is there of a frame that has not come to its end.
+        self._coming = 0
         self._last = 0
         # By number, in order.
         self._waiting: dict[int, Frame] = {}
@@ -68,14 +96,23 @@ class Frames:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def coming(self, size: int) -> None:
+        """Notes how much is there of the frame that `add` takes next."""
+        if size > self._coming:
+            self._budget.used += size - self._coming
+            self._coming = size
+
     def add(self, data: bytes) -> None:
         """Takes a frame of the client's."""
+        self._budget.used -= self._coming
+        self._coming = 0
         self._last += 1
         frame = self._waiting[self._last] = Frame(self._last, data)
         if self._unsent is None:
             self._unsent = deque()
         self._unsent.append(frame)
         self.size += frame.size
+        self._budget.used += frame.size
         self.undone += 1
         self.undone_size += frame.size
 
@@ -142,6 +179,10 @@ class Frames:
         self._said.pop(prompt_id, None)
         self._forget(prompt_id)
 
+    def give_back(self) -> None:
+        """Frees what all of it takes of the budget: the client is gone."""
+        self._budget.used -= self.size + self._coming
+
     def _forget(self, prompt_id: str) -> None:
         for frame in list(self._waiting.values()):
             if frame.prompt_id == prompt_id:
@@ -150,6 +191,7 @@ class Frames:
     def _drop(self, frame: Frame) -> None:
         del self._waiting[frame.number]
         self.size -= frame.size
+        self._budget.used -= frame.size
         if not frame.prompt_id:
             self.undone -= 1
             self.undone_size -= frame.size

@@ -16,7 +16,7 @@ from patchbay.dispatch.transport import Connections, SocketCall, WorkerFailure
 from patchbay.errors import PatchbayError
 from patchbay.state.registry import WorkerRecord
 from patchbay.telemetry import metrics
-from patchbay_edge.codebuff.frames import Frames
+from patchbay_edge.codebuff.frames import Budget, Frames
 from patchbay_edge.codebuff.replicas import Replicas
 from patchbay_edge.exchange import Receive, Send
 from patchbay_proto.v1.codebuff_pb2 import Attach, ConnectRequest, ConnectResponse, Leave
@@ -30,6 +30,7 @@ _TOO_BIG = 1009
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
 _SHUTTING_DOWN = "shutting down"
+_TOO_MUCH = (_TRY_AGAIN_LATER, "too much waits to be answered")
 
 # What a replica may have of a client that it is not done with; prompts that run do not count.
 _WINDOW_FRAMES = 64
@@ -60,11 +61,13 @@ class Relay:
         address: The client's.
         attaching: Bounds how many sockets are given to replicas at a time.
         max_frame_bytes: The largest frame of the client.
+        budget: What all sockets may keep.
     """
 
     __slots__ = (
         "_address",
         "_attaching",
+        "_budget",
         "_call",
         "_connections",
         "_frames",
@@ -104,6 +107,7 @@ class Relay:
         connections: Connections,
         attaching: asyncio.Semaphore,
         max_frame_bytes: int,
+        budget: Budget,
     ) -> None:
         self._id = connection_id
         self._headers = headers
@@ -115,7 +119,8 @@ class Relay:
         self._connections = connections
         self._attaching = attaching
         self._max_frame_bytes = max_frame_bytes
-        self._frames = Frames()
+        self._budget = budget
+        self._frames = Frames(budget)
         # None: no replica has the connection, or it is being moved.
         self._call: SocketCall | None = None
         self._worker_id = ""
@@ -134,10 +139,10 @@ class Relay:
 
     async def run(self) -> None:
         """Serves the accepted socket until either side closes it."""
-        self._task = asyncio.current_task()
         if self._leaving:
             await self._close(GOING_AWAY, _SHUTTING_DOWN)
             return
+        self._task = asyncio.current_task()
         relay = asyncio.create_task(self._relay(), name="codebuff-relay")
         relay.add_done_callback(self._on_relay_end)
         try:
@@ -152,7 +157,10 @@ class Relay:
             tasks = [task for task in (relay, self._writer, self._mover) if task is not None]
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            try:
+                await asyncio.wait(tasks)
+            finally:
+                self._frames.give_back()
         if self._verdict is not None:
             await self._close(*self._verdict)
 
@@ -162,9 +170,13 @@ class Relay:
             self._verdict = (code, reason)
             self._task.cancel()
 
-    def hear_part(self, _size: int) -> None:
+    def hear_part(self, size: int) -> None:
         """Notes that the client is sending a frame, of which so many bytes are there: a large one may take minutes."""
-        self._heard = time.monotonic()
+        if self._task is not None:
+            self._heard = time.monotonic()
+            self._frames.coming(size)
+            if self._budget.is_exceeded:
+                self.end(*_TOO_MUCH)
 
     def end_if_silent(self, seconds: float) -> None:
         """Closes the socket if the client has sent nothing for so long. While it is not read from, it cannot."""
@@ -206,8 +218,9 @@ class Relay:
             self._frames.add(data)
             # What waits for the next frame keeps nothing of this one.
             del message, text, data
-            if self._frames.size > self._max_frame_bytes + _ROOM_BYTES or len(self._frames) > _MOST_KEPT:
-                self._verdict = (_TRY_AGAIN_LATER, "too much waits to be answered")
+            too_large = self._frames.size > self._max_frame_bytes + _ROOM_BYTES
+            if too_large or len(self._frames) > _MOST_KEPT or self._budget.is_exceeded:
+                self._verdict = _TOO_MUCH
                 return
             await self._write()
             await self._window()

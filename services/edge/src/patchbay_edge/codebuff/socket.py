@@ -17,6 +17,7 @@ from patchbay.state.admission import Admission, Lease
 from patchbay.state.registry import Directory
 from patchbay.telemetry import metrics
 from patchbay_edge import upgrades
+from patchbay_edge.codebuff.frames import Budget
 from patchbay_edge.codebuff.login import page_url
 from patchbay_edge.codebuff.relay import GOING_AWAY, Relay
 from patchbay_edge.codebuff.replicas import Replicas
@@ -54,6 +55,7 @@ class CodebuffSockets:
         self._draining = draining
         self._replicas = Replicas(directory, connections, on_drain=self._move)
         self._attaching = asyncio.Semaphore(_ATTACHING)
+        self.budget = Budget(self._settings.max_kept_bytes)
         self._open: set[Relay] = set()
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -82,6 +84,7 @@ class CodebuffSockets:
             connections=self._connections,
             attaching=self._attaching,
             max_frame_bytes=self._settings.max_frame_bytes,
+            budget=self.budget,
         )
         # The server keeps the scope for as long as the socket is open; nobody reads these any more, and they are large.
         del headers
