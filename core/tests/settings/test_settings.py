@@ -127,6 +127,9 @@ def test_empty_sections_are_fine(written):
 
 
 ERRORS = {
+    "codebuff: {websocket_path: /v1/responses}": "codebuff.websocket_path: must be a path of its own",
+    "codebuff: {websocket_path: /team/v1/responses}": "codebuff.websocket_path: must be a path of its own",
+    "codebuff: {websocket_path: /a%20b}": "websocket_path: must be a path that begins with / and has none of ?#*%",
     "codebuff: {max_kept_bytes: 1000, max_frame_bytes: 1000}": "max_kept_bytes must be more than max_frame_bytes",
     "server: {prot: 1}": "unknown key server.prot; did you mean server.port?",
     "sever: {port: 1}": "unknown key sever; did you mean server?",

@@ -24,8 +24,10 @@ class _Section(BaseModel):
 
 
 def _path(text: str) -> str:
-    if not text.startswith("/") or any(sign in text for sign in "?#* "):
-        raise ValueError("must be a path that begins with /")
+    if not text.startswith("/") or any(sign in text for sign in "?#*% "):
+        raise ValueError("must be a path that begins with / and has none of ?#*% and no space")
+    if text.endswith("/responses"):
+        raise ValueError("must be a path of its own; the Responses API has its WebSockets at those that end so")
     return text
 
 
