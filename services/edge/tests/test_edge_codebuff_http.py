@@ -272,6 +272,27 @@ async def test_a_run_is_cancelled_before_its_answer_began(start_edge: StartEdge)
         await eventually(lambda: worker.cancelled == 1)
 
 
+async def test_what_is_no_conversation_is_counted_or_refused(start_edge: StartEdge) -> None:
+    async with start_edge() as edge:
+        odd = {"system": {"type": []}, "messages": [[], {"type": {}}, 1, None]}
+        assert (await edge.client.post("/api/v1/token-count", json=odd)).json()["inputTokens"] < 40
+        # So large a conversation fits no model, and takes long to look through: the client estimates it itself.
+        refused = await edge.client.post("/api/v1/token-count", content=b" " * (16 * 1024 * 1024 + 1))
+        assert refused.status_code == 413
+
+
+async def test_others_go_on_while_tokens_are_counted(start_edge: StartEdge) -> None:
+    async with start_edge() as edge:
+        body = b'{"messages":[' + b"[]," * 1_000_000 + b"1]}"
+        counting = asyncio.create_task(edge.client.post("/api/v1/token-count", content=body))
+        answered = 0
+        while not counting.done():
+            assert (await edge.client.get("/api/healthz")).status_code == 200
+            answered += 1
+        assert (await counting).json()["inputTokens"] == 4_000_007
+        assert answered > 15
+
+
 async def test_counts_tokens(start_edge: StartEdge) -> None:
     async with start_edge() as edge:
         small = {"messages": [{"role": "user", "content": "x" * 300}], "system": "s", "model": "m"}

@@ -25,18 +25,18 @@ async def read_body(request: Request, shape: type[T]) -> T:
     return read_json(await read_bytes(request), shape)
 
 
-async def read_bytes(request: Request) -> bytes:
+async def read_bytes(request: Request, limit: int = _MAX_BYTES) -> bytes:
     """The request's body.
 
     Raises:
         PatchbayError: REQUEST_TOO_LARGE.
     """
-    body = b""
+    body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > _MAX_BYTES:
-            raise PatchbayError(make_error(REQUEST_TOO_LARGE, f"the request body is larger than {_MAX_BYTES} bytes"))
-    return body
+        if len(body) > limit:
+            raise PatchbayError(make_error(REQUEST_TOO_LARGE, f"the request body is larger than {limit} bytes"))
+    return bytes(body)
 
 
 def read_json(body: bytes, shape: type[T]) -> T:

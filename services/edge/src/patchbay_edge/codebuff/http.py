@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,12 +15,12 @@ from patchbay.codebuff.agents import PUBLISHER, VERSION, builtin_agents, publish
 from patchbay.codebuff.search import search
 from patchbay.codebuff.sign_in import known_user
 from patchbay.dispatch.callers import Identity
-from patchbay.errors import NOT_FOUND, REQUEST_TOO_LARGE, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
+from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings.codebuff import CodebuffSearch
 from patchbay.state.codebuff_runs import Run, Status, cancellation
 from patchbay.state.codebuff_usage import CodebuffUsage
 from patchbay.state.connection import RedisUnavailable
-from patchbay_edge.bodies import read_body
+from patchbay_edge.bodies import read_body, read_bytes, read_json
 from patchbay_edge.codebuff.cli import cli_router
 from patchbay_edge.codebuff.identity import identify
 from patchbay_edge.codebuff.login import login_router
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 4
 _MEDIA_TOKENS = 1600
+# More than any model takes; a client that is refused estimates by itself.
+_MOST_COUNTED_BYTES = 16 * 1024 * 1024
 _MEDIA = frozenset({"image", "file", "media", "image_url"})
 # Searches that failed: the client shows the model the reason, and does not ask again.
 _SEARCH_FAILED = 400
@@ -219,19 +222,10 @@ class _Api:
 
     async def count_tokens(self, request: Request) -> dict[str, int]:
         self._identify(request)
-        limit = self._edge.settings.limits.max_request_bytes
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > limit:
-                message = f"the request body is larger than {limit} bytes"
-                raise PatchbayError(make_error(REQUEST_TOO_LARGE, message))
-        try:
-            asked = msgspec.json.decode(body, type=_TokenCount)
-            tokens = sum(_tokens(part) for part in (asked.messages, asked.system, asked.tools))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequest(f"the body: {error}") from None
-        return {"inputTokens": tokens + _MESSAGE_TOKENS * len(asked.messages)}
+        limit = min(self._edge.settings.limits.max_request_bytes, _MOST_COUNTED_BYTES)
+        body = await read_bytes(request, limit)
+        # Looking through a large one takes seconds, and every other client would wait for that.
+        return {"inputTokens": await asyncio.to_thread(_count, body)}
 
     async def web_search(self, request: Request) -> JSONResponse:
         service = self._edge.settings.codebuff.web_search
@@ -260,12 +254,27 @@ class _Api:
         return identify(self._edge.callers, request.headers)
 
 
+def _count(body: bytes) -> int:
+    """What a conversation comes to, in tokens.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    asked = read_json(body, _TokenCount)
+    try:
+        tokens = sum(_tokens(part) for part in (asked.messages, asked.system, asked.tools))
+    except RecursionError:
+        raise InvalidRequest("the body: is nested too deeply") from None
+    return tokens + _MESSAGE_TOKENS * len(asked.messages)
+
+
 def _tokens(value: object) -> int:
     """What a part of a conversation comes to, at the most; the client's own shapes are of no dialect."""
     if isinstance(value, str):
         return -(-len(value.encode(errors="surrogatepass")) // _BYTES_PER_TOKEN)
     if isinstance(value, dict):
-        if value.get("type") in _MEDIA:
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in _MEDIA:
             return _MEDIA_TOKENS
         return sum(1 + _tokens(one) for one in value.values())
     if isinstance(value, list):
