@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from patchbay.canonical import ChatEvent, Usage
 from patchbay.errors import OVERLOADED, QUOTA_EXCEEDED, make_error
@@ -270,6 +271,24 @@ async def test_a_run_is_cancelled_before_its_answer_began(start_edge: StartEdge)
         await edge.client.post(RUNS, json={"action": "FINISH", "runId": run_id, "status": "cancelled"})
         assert (await asked).status_code == 409
         await eventually(lambda: worker.cancelled == 1)
+
+
+def disconnects() -> float:
+    return REGISTRY.get_sample_value("patchbay_edge_disconnects_total") or 0
+
+
+@pytest.mark.parametrize("path", [RUNS, "/api/v1/token-count", f"/codebuff/login/{'0' * 24}-0000-0000"])
+async def test_a_client_that_leaves_in_its_request_is_no_failure(
+    start_edge: StartEdge, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async with start_edge() as edge:
+        gone = disconnects()
+        _, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        await eventually(lambda: disconnects() == gone + 1)
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_what_is_no_conversation_is_counted_or_refused(start_edge: StartEdge) -> None:

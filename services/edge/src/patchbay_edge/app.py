@@ -13,6 +13,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from patchbay.dispatch.callers import Callers
 from patchbay.dispatch.picking import Picker
@@ -244,6 +245,12 @@ def build_rest(edge: Edge) -> FastAPI:
         text = message.get(status, str(error.detail))
         failure = make_error(code_of_status(status), text, http_status=status)
         return _error_response(request, PatchbayError(failure), headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_client_gone(_: Request, __: Exception) -> Response:
+        # It left before its request was whole, so that nobody reads this.
+        metrics.EDGE_DISCONNECTS.inc()
+        return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def on_exception(request: Request, _: Exception) -> Response:
