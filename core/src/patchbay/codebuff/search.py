@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -25,15 +26,17 @@ async def search(service: CodebuffSearch | None, body: dict[str, Any], *, answer
         headers["authorization"] = f"Bearer {service.api_key.get_secret_value()}"
     try:
         async with (
+            # Of all of it: httpx has one only for each piece.
+            asyncio.timeout(_TIMEOUT_SECONDS),
             httpx.AsyncClient(timeout=_TIMEOUT_SECONDS) as client,
             client.stream("POST", service.url, content=msgspec.json.encode(body), headers=headers) as response,
         ):
-            received = b""
+            received = bytearray()
             async for piece in response.aiter_bytes():
                 received += piece
                 if len(received) > _MAX_BYTES:
                     return {"errorMessage": "The search gave too much."}
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         log.warning("search_failed", url=service.url, error=repr(error))
         return {"errorMessage": "The search service cannot be reached."}
     if response.status_code >= 400:
@@ -41,7 +44,7 @@ async def search(service: CodebuffSearch | None, body: dict[str, Any], *, answer
         return {"errorMessage": f"The search service answered with status {response.status_code}."}
     try:
         value = msgspec.json.decode(received)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = None
     if isinstance(value, dict):
         for name in ("result", answer):
