@@ -182,6 +182,22 @@ async def test_several_answers_are_one_array(start_edge: StartEdge) -> None:
         assert refused.status_code == 400
 
 
+async def test_what_several_answers_used_is_added_up(start_edge: StartEdge) -> None:
+    said = {"cost": 0.01, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.02, "other": None}}
+    usage = Usage(input_tokens=5, cache_read_tokens=3, output_tokens=2)
+    usage.extensions["openai_chat"] = json.dumps(said)
+    events = answer("a")
+    worker = ScriptedWorker([[*events[:-1], [ChatEvent(usage=usage)], events[-1]]])
+    async with start_edge(worker) as edge:
+        body = chat(await start_run(edge.client), metadata={"n": 3})
+        used = (await edge.client.post(CHAT, json=body)).json()["usage"]
+        assert used["cost"] == pytest.approx(0.03)
+        # The client counts this part as well.
+        assert used["cost_details"] == {"upstream_inference_cost": pytest.approx(0.06)}
+        assert (used["prompt_tokens"], used["prompt_tokens_details"]["cached_tokens"]) == (24, 9)
+        assert "is_byok" not in used
+
+
 async def test_one_of_several_answers_fails(start_edge: StartEdge) -> None:
     worker = ScriptedWorker([answer("one"), [failed(make_error(QUOTA_EXCEEDED, "no money", http_status=402))]])
     async with start_edge(worker) as edge:

@@ -255,12 +255,21 @@ def combined(bodies: Sequence[bytes]) -> bytes:
     whole["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
     usages = [answer["usage"] for answer in answers if isinstance(answer.get("usage"), dict)]
     if usages:
-        whole["usage"] = {
-            name: sum(usage[name] for usage in usages if isinstance(usage.get(name), int | float))
-            for name in usages[0]
-            if isinstance(usages[0][name], int | float)
-        }
+        whole["usage"] = _added_up(usages)
     return msgspec.json.encode(whole)
+
+
+def _added_up(usages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of several objects, those within them included: the client's credits are of both."""
+    total: dict[str, Any] = {}
+    for name in dict.fromkeys(name for usage in usages for name in usage):
+        values = [usage[name] for usage in usages if name in usage]
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if numbers:
+            total[name] = sum(numbers)
+        elif inner := [value for value in values if isinstance(value, dict)]:
+            total[name] = _added_up(inner)
+    return total
 
 
 def combined_notes(exchanges: Sequence[Exchange]) -> dict[str, str | int]:
