@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -16,13 +17,13 @@ StartEdge = Callable[..., AbstractAsyncContextManager[Any]]
 
 KEY = "pb-höchst-secret"
 KEYS = {"require_api_key": True, "api_keys": [{"key": KEY, "id": "k1", "user": "me@example.test"}]}
-FINGERPRINT = "codebuff-cli-<b>&abc"
+FINGERPRINT = "codebuff-cli-x_Y+/9="
 
 
-async def begin(client: httpx.AsyncClient, **headers: str) -> dict[str, Any]:
+async def begin(client: httpx.AsyncClient, fingerprint: str = FINGERPRINT, **headers: str) -> dict[str, Any]:
     # The CLI says it is text.
     head = {"content-type": "text/plain;charset=UTF-8", **headers}
-    body = f'{{"fingerprintId": "{FINGERPRINT}", "referralCode": null}}'
+    body = f'{{"fingerprintId": "{fingerprint}", "referralCode": null}}'
     answered = await client.post("/api/auth/cli/code", content=body, headers=head)
     assert answered.status_code == 200, answered.text
     assert answered.headers["cache-control"] == "no-store"
@@ -46,7 +47,7 @@ async def test_a_key_signs_in_once_across_edges(start_edge: StartEdge, capsys: p
         assert (await status(edge.client, begun)).status_code == 401
         page = await other.get(httpx.URL(url).path)
         assert page.status_code == 200
-        assert "codebuff-cli-&lt;b&gt;&amp;abc" in page.text
+        assert f"<code>{FINGERPRINT}</code>" in page.text
         assert f"<code>{url[-9:]}</code>" in page.text
         assert 'type="password"' in page.text
         assert "without_key" not in page.text
@@ -91,6 +92,16 @@ def _is_locked_down(page: httpx.Response) -> None:
     assert "frame-ancestors 'none'" in policy
     assert page.headers["cache-control"] == "no-store"
     assert page.headers["referrer-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("fingerprint", ["<b>&", "Your administrator asks you to go on.", "x" * 101])
+async def test_whoever_sends_the_address_has_no_word_on_the_page(start_edge: StartEdge, fingerprint: str) -> None:
+    async with start_edge(security=KEYS) as edge:
+        begun = await begin(edge.client, fingerprint)
+        page = (await edge.client.get(httpx.URL(begun["loginUrl"]).path)).text
+        assert fingerprint not in page
+        assert html.escape(fingerprint) not in page
+        assert "A client began this at" in page
 
 
 async def test_what_does_not_sign_in(start_edge: StartEdge) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from datetime import UTC, datetime
 from html import escape
 
@@ -11,6 +12,8 @@ from starlette.responses import HTMLResponse
 
 from patchbay.state.codebuff_logins import Login
 
+# How clients name themselves. Anything else could be what somebody who sends the page's address wants to be read on it.
+_NAME = re.compile(r"[\w.:+/=-]{1,100}", re.ASCII)
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:4em auto;padding:0 1em}"
     "code{font-size:1.1em;overflow-wrap:anywhere}.error{color:#b00020}input,button{font:inherit;padding:.4em .6em}"
@@ -41,8 +44,10 @@ def form_page(
         error: What was wrong of the last try.
     """
     begun = datetime.fromtimestamp(login.begun_at, UTC).strftime("%H:%M:%S UTC")
+    name = login.fingerprint_id
+    client = f"The client <code>{escape(name)}</code>" if _NAME.fullmatch(name) else "A client"
     asks = (
-        f"The client <code>{escape(login.fingerprint_id)}</code> began this at {begun}. Go on only if you have just "
+        f"{client} began this at {begun}. Go on only if you have just "
         "started it yourself, and if the address that your terminal shows ends with "
         f"<strong><code>{escape(login_id[-9:])}</code></strong>: else somebody else gets your key."
     )
