@@ -335,6 +335,19 @@ def test_a_frame_that_was_written_in_part_is_written_again_from_its_beginning() 
     assert not frames.has_unsent
 
 
+def test_a_prompt_that_has_said_something_takes_as_much_as_its_name() -> None:
+    budget = Budget(1000)
+    frames = Frames(budget)
+    frames.add(b"a prompt")
+    frames.prompt_begun(1, "p" * 500)
+    for _ in range(2):
+        frames.prompt_said("p" * 500)
+        assert (frames.size, budget.used, frames.idle) == (500, 500, False)
+    for _ in range(2):
+        frames.prompt_ended("p" * 500)
+        assert (frames.size, budget.used, frames.idle) == (0, 0, True)
+
+
 async def test_a_worker_that_is_slow_slows_its_client(start_edge: StartEdge) -> None:
     worker = ScriptedCodebuff()
     async with start_edge(worker) as running, socket(running.port) as connection, socket(running.port) as other:

@@ -111,8 +111,7 @@ class Frames:
         if self._unsent is None:
             self._unsent = deque()
         self._unsent.append(frame)
-        self.size += frame.size
-        self._budget.used += frame.size
+        self._grow(frame.size)
         self.undone += 1
         self.undone_size += frame.size
 
@@ -174,10 +173,18 @@ class Frames:
         if prompt_id not in self._said:
             self._forget(prompt_id)
             self._said[prompt_id] = None
+            # Its name is the client's own, of any length.
+            self._grow(len(prompt_id))
 
     def prompt_ended(self, prompt_id: str) -> None:
-        self._said.pop(prompt_id, None)
+        if prompt_id in self._said:
+            del self._said[prompt_id]
+            self._grow(-len(prompt_id))
         self._forget(prompt_id)
+
+    def _grow(self, size: int) -> None:
+        self.size += size
+        self._budget.used += size
 
     def give_back(self) -> None:
         """Frees what all of it takes of the budget: the client is gone."""
@@ -190,8 +197,7 @@ class Frames:
 
     def _drop(self, frame: Frame) -> None:
         del self._waiting[frame.number]
-        self.size -= frame.size
-        self._budget.used -= frame.size
+        self._grow(-frame.size)
         if not frame.prompt_id:
             self.undone -= 1
             self.undone_size -= frame.size
