@@ -11,6 +11,7 @@ from sockets import SESSION_STATE, ScriptedLoop, hang, prompt_action, replica, s
 
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Settings
+from patchbay.testing.eventually import eventually
 from patchbay_codebuff_ws.ports import Client, Prompt, PromptResult
 
 SettingsWith = Callable[..., Settings]
@@ -228,9 +229,9 @@ async def test_prompts_run_side_by_side_and_pings_are_answered_meanwhile(setting
         replica(settings_with(), loop=ScriptedLoop([hang, hang, say_hello])) as serving,
         serving.socket() as socket,
     ):
-        for hanging in ("p1", "p2"):
-            await socket.prompt(hanging)
-            await socket.until_frame("response-chunk", userInputId=hanging)
+        for number in (1, 2):
+            await socket.prompt(f"p{number}")
+            await eventually(lambda number=number: serving.loop.running == number)
         await socket.prompt("p3")
         await socket.until_ended("p3")
         await socket.say({"type": "ping"})

@@ -16,6 +16,7 @@ from patchbay.settings import load
 from patchbay.state.codebuff_runs import CodebuffRuns
 from patchbay.state.connection import connect
 from patchbay.state.registry import Announcer
+from patchbay.telemetry import metrics
 from patchbay.testing.eventually import eventually
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay.testing.worker import BLOCK, FINISHED, HANG, STARTED, ScriptedWorker, Step, answer, failed, text
@@ -198,7 +199,8 @@ def failing(code: Code) -> list[Step]:
 
 def counted(before: Mapping[str, float] | None = None) -> dict[str, float]:
     """What the metrics say that the caller of `said` has used at backend a, over `before`."""
-    labels = {"key_id": "k", "backend": "a", "model": "upstream-one"}
+    # Metrics have names for so many models, of which other tests may have used all.
+    labels = {"key_id": "k", "backend": "a", "model": metrics.MODELS.label("upstream-one")}
 
     def value(name: str, **more: str) -> float:
         return REGISTRY.get_sample_value(f"patchbay_codebuff_{name}_total", labels | more) or 0.0

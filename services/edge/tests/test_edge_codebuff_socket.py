@@ -243,6 +243,8 @@ async def test_a_socket_waits_for_a_replica(start_edge: StartEdge) -> None:
     worker = ScriptedCodebuff()
     async with start_edge(worker) as running, socket(running.port) as connection:
         assert (await ask(connection, txid=1))["worker"] == "w0"
+        # The replica is done with it: else the next one would acknowledge it once more.
+        await eventually(lambda: not running.edge.codebuff_sockets.budget.used)
         await running.stop_worker(worker)
         for number in range(2, 100):
             await say(connection, txid=number)
