@@ -27,7 +27,7 @@ from patchbay.canonical import (
 from patchbay.errors import PatchbayError
 from patchbay.settings.codebuff import Codebuff, CodebuffSteps
 from patchbay_codebuff_ws.loop.prompt_loop import AgentLoop
-from patchbay_codebuff_ws.loop.runs import NoRuns, Status
+from patchbay_codebuff_ws.loop.runs import Status
 from patchbay_codebuff_ws.loop.sandbox import Sandbox
 from patchbay_codebuff_ws.loop.steps import Steps
 from patchbay_codebuff_ws.ports import JsonObject, Part, Prompt, PromptResult
@@ -223,7 +223,7 @@ class FakeClient:
         return self.mcp.get(config["command"], [])
 
 
-class FakeRuns(NoRuns):
+class FakeRuns:
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -234,7 +234,7 @@ class FakeRuns(NoRuns):
     async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], caller: Caller) -> None:
         self.started.append((run_id, agent_id, list(ancestor_run_ids)))
 
-    async def step(self, run_id: str, **step: Any) -> None:  # type: ignore[override]
+    async def step(self, run_id: str, **step: Any) -> None:
         self.steps.append({"run_id": run_id, **step})
 
     async def finish(

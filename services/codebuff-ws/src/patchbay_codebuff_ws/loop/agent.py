@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 
-from patchbay.canonical import ROLE_USER, Block, CacheMark, Chat, Finished, Message, Reasoning, Text
+from patchbay.canonical import Chat, Finished
 from patchbay.errors import CONTEXT_LENGTH, PatchbayError
 from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
 from patchbay_codebuff_ws.loop.context import Context, Output
@@ -19,9 +18,10 @@ from patchbay_codebuff_ws.loop.execute import error_part, is_error, run_tool
 from patchbay_codebuff_ws.loop.files import Files
 from patchbay_codebuff_ws.loop.history import (
     assistant_message,
-    canonical,
     json_text,
+    last_answer,
     model_name,
+    name_calls,
     system_notice,
     text_of,
     tool_calls,
@@ -33,6 +33,8 @@ from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.programs import ProgramRun
 from patchbay_codebuff_ws.loop.prompts import Prompts, knowledge, plain, user_prompt
 from patchbay_codebuff_ws.loop.prune import pruned, text_tokens
+from patchbay_codebuff_ws.loop.record import Record
+from patchbay_codebuff_ws.loop.request import Request
 from patchbay_codebuff_ws.loop.runs import Status
 from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.shortcuts import instruction_of
@@ -116,14 +118,13 @@ class Agent:
         inherits = parent is not None and definition.inherit_parent_system_prompt
         self.system: str = parent.system if parent is not None and inherits else self.prompts.system()
         self._prompt, self._params, self._content, self._special = prompt, params, content, special
-        self._steps = 0
-        self._records: list[asyncio.Task[None]] = []
+        self._record = Record(context.runs, state, self.model)
         self._said = ""
         self._exhausted = False
         self._reminded = False
         # Files may be others than agents have seen: another prompt, a command or another agent came between.
         self._files_stale = parent is None
-        self._earlier = _last_answer(state.history)
+        self._earlier = last_answer(state.history)
         # On a conversation that is its parent's, what lives as long as the parent's run is not this one's to end.
         self._parents = [message for message in state.history if "timeToLive" in message] if inline else []
 
@@ -148,16 +149,8 @@ class Agent:
 
     async def run(self) -> JsonObject:
         """Runs it to its end; the AgentOutput. Its failure is an output of type `error`."""
-        state, runs = self.state, self.context.runs
-        state.run_id = str(uuid.uuid4())
-        self._record(
-            runs.start(
-                state.run_id,
-                agent_id=self.definition.id,
-                ancestor_run_ids=state.ancestor_run_ids,
-                caller=self.context.prompt.caller,
-            )
-        )
+        self.state.run_id = str(uuid.uuid4())
+        self._record.start(self.definition.id, self.context.prompt.caller)
         status: Status = "failed"
         error = ""
         try:
@@ -176,22 +169,9 @@ class Agent:
             output = {"type": "error", "message": error}
         finally:
             self._expire()
-            self._record(
-                runs.finish(
-                    state.run_id,
-                    status=status,
-                    total_steps=self._steps,
-                    direct_credits=state.direct_credits_used,
-                    total_credits=state.credits_used,
-                    error=error,
-                )
-            )
-            await asyncio.shield(asyncio.gather(*self._records))
+            self._record.finish(status, error)
+            await self._record.written()
         return output
-
-    def _record(self, recording: Coroutine[Any, Any, None]) -> None:
-        """Has something be kept of the run, beside what the agent does; its end waits for all of it."""
-        self._records.append(asyncio.create_task(recording, name="codebuff-record"))
 
     async def _run(self) -> JsonObject:
         await self._add_mcp_tools()
@@ -278,7 +258,7 @@ class Agent:
             case "all_messages":
                 lasting = [message for message in self.state.history if "timeToLive" not in message]
                 return {"type": "allMessages", "value": lasting[1:]}
-        last = _last_answer(self.state.history)
+        last = last_answer(self.state.history)
         # An answer to an earlier prompt is none to this one.
         own = {} if last is None or last is self._earlier else last
         said = self._said or text_of(own)
@@ -306,16 +286,16 @@ class Agent:
         await self._catch_up()
         answer = await self._ask()
         spent = await self.charge(answer)
-        _name_calls(answer, state.history)
+        name_calls(answer.calls, state.history)
         state.steps_remaining -= 1
-        self._steps += 1
+        self._record.steps += 1
         self.take(answer)
         self.edited.clear()
         children = len(state.child_run_ids)
         ended = await self._run_calls(answer)
         state.history += self.added
         self.added.clear()
-        self._record_step(answer, spent, state.child_run_ids[children:])
+        self._record.step(answer, spent, state.child_run_ids[children:])
         return ended
 
     def take(self, answer: Answer) -> None:
@@ -373,24 +353,10 @@ class Agent:
             if answer.text.strip():
                 # What the user has seen is part of the conversation.
                 self.take(Answer.of_text(answer.text))
-            self._steps += 1
-            self._record_step(answer, await self.charge(answer), (), failure.error.message)
+            self._record.steps += 1
+            self._record.step(answer, await self.charge(answer), (), failure.error.message)
             raise
         return answer
-
-    def _record_step(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:
-        self._record(
-            self.context.runs.step(
-                self.state.run_id,
-                number=self._steps,
-                model=self.model,
-                input_tokens=answer.input_tokens,
-                output_tokens=answer.usage.output_tokens,
-                cost=spent,
-                child_run_ids=child_run_ids,
-                error=error,
-            )
-        )
 
     async def generate(self, n: int) -> list[str]:
         """So many answers of the model to the conversation as it is, side by side; none of them goes into it."""
@@ -426,27 +392,14 @@ class Agent:
         return cost
 
     def _chat(self, limit: int) -> Chat:
-        tools = [tool.canonical() for tool in self.tools.values()]
-        step_prompt = self.prompts.step()
-        overhead = text_tokens(self.system + step_prompt) + sum(
-            text_tokens(tool.function.input_schema_json + tool.function.description) for tool in tools
+        request = Request(
+            system=self.system,
+            step_prompt=self.prompts.step(),
+            tools=[tool.canonical() for tool in self.tools.values()],
+            reasoning=plain(self.definition.reasoning_options),
         )
-        self.state.history = pruned(self.state.history, limit=limit, overhead=overhead)
-        messages = canonical(self.state.history, model=self.model)
-        # Marked before the step's prompt, which is another one in the next step.
-        if messages and messages[-1].role == ROLE_USER:
-            messages[-1].blocks[-1].cache.CopyFrom(CacheMark())
-        if step_prompt or not messages or messages[-1].role != ROLE_USER:
-            block = Block(text=Text(text=step_prompt or system_notice("Go on.")))
-            if messages and messages[-1].role == ROLE_USER:
-                messages[-1].blocks.append(block)
-            else:
-                messages.append(Message(role=ROLE_USER, blocks=[block]))
-        chat = Chat(messages=messages, tools=tools, stream=True, include_usage=True)
-        if self.system:
-            chat.system.append(Block(text=Text(text=self.system), cache=CacheMark()))
-        _set_reasoning(chat, plain(self.definition.reasoning_options))
-        return chat
+        self.state.history = pruned(self.state.history, limit=limit, overhead=request.overhead())
+        return request.chat(self.state.history, model=self.model)
 
     # Tools.
 
@@ -494,28 +447,3 @@ class Agent:
         if kept and tool.name != "set_messages":
             self.state.history.append(tool_message(call_id, tool.name, output))
         return output
-
-
-def _last_answer(history: Sequence[JsonObject]) -> JsonObject | None:
-    return next((message for message in reversed(history) if message.get("role") == "assistant"), None)
-
-
-def _name_calls(answer: Answer, history: Iterable[JsonObject]) -> None:
-    """Gives ids to the calls that have none, or that of another one: clients know by it which result is whose."""
-    seen = {str(call.get("toolCallId")) for message in history for call in tool_calls(message)}
-    for call in answer.calls:
-        if not call.id or call.id in seen:
-            call.id = f"call_{uuid.uuid4().hex[:20]}"
-        seen.add(call.id)
-
-
-def _set_reasoning(chat: Chat, options: JsonObject) -> None:
-    if options.get("enabled") is False or options.get("effort") == "none":
-        chat.reasoning.mode = Reasoning.MODE_DISABLED
-        return
-    if isinstance(options.get("effort"), str):
-        chat.reasoning.effort = options["effort"]
-    if isinstance(options.get("max_tokens"), int):
-        chat.reasoning.budget_tokens = options["max_tokens"]
-    if chat.HasField("reasoning") or options.get("enabled") is True:
-        chat.reasoning.mode = Reasoning.MODE_ENABLED

@@ -6,6 +6,7 @@ finds it again: the same messages always give the same blocks.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -145,6 +146,20 @@ def tool_calls(message: Mapping[str, Any]) -> list[JsonObject]:
     if message.get("role") != "assistant" or not isinstance(content, list):
         return []
     return [part for part in content if part.get("type") == "tool-call"]
+
+
+def last_answer(history: Sequence[JsonObject]) -> JsonObject | None:
+    """The last message of an assistant."""
+    return next((message for message in reversed(history) if message.get("role") == "assistant"), None)
+
+
+def name_calls(calls: Iterable[ToolCall], history: Iterable[JsonObject]) -> None:
+    """Gives ids to the calls that have none, or that of another one: clients know by it which result is whose."""
+    seen = {str(call.get("toolCallId")) for message in history for call in tool_calls(message)}
+    for call in calls:
+        if not call.id or call.id in seen:
+            call.id = f"call_{uuid.uuid4().hex[:20]}"
+        seen.add(call.id)
 
 
 def tool_result(message: Mapping[str, Any]) -> JsonObject | None:

@@ -40,29 +40,3 @@ class Runs(Protocol):
         self, run_id: str, *, status: Status, total_steps: int, direct_credits: int, total_credits: int, error: str = ""
     ) -> None:
         """It has ended; the total is with the credits of the agents that it started."""
-
-
-class NoRuns:
-    """Keeps nothing."""
-
-    async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], caller: Caller) -> None:
-        return
-
-    async def step(
-        self,
-        run_id: str,
-        *,
-        number: int,
-        model: str,
-        input_tokens: int,
-        output_tokens: int,
-        cost: int,
-        child_run_ids: Sequence[str],
-        error: str = "",
-    ) -> None:
-        return
-
-    async def finish(
-        self, run_id: str, *, status: Status, total_steps: int, direct_credits: int, total_credits: int, error: str = ""
-    ) -> None:
-        return

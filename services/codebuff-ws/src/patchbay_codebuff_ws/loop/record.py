@@ -1,0 +1,73 @@
+"""The record of one agent's run, which is written beside what the agent does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from patchbay_codebuff_ws.loop.answer import Answer
+from patchbay_codebuff_ws.loop.runs import Runs, Status
+from patchbay_codebuff_ws.loop.state import AgentState
+from patchbay_proto.v1.provider_pb2 import Caller
+
+
+class Record:
+    """Writes what happens into `runs`, under the id that the state has when it happens.
+
+    Args:
+        state: The agent's, of which the run's id, its ancestors and its credits are written.
+        model: Whom the agent asks.
+
+    Attributes:
+        steps: How many there were so far, which may not have come to their end.
+    """
+
+    def __init__(self, runs: Runs, state: AgentState, model: str) -> None:
+        self._runs = runs
+        self._state = state
+        self._model = model
+        self.steps = 0
+        self._writes: list[asyncio.Task[None]] = []
+
+    def start(self, agent_id: str, caller: Caller) -> None:
+        """The agent begins."""
+        state = self._state
+        self._write(
+            self._runs.start(state.run_id, agent_id=agent_id, ancestor_run_ids=state.ancestor_run_ids, caller=caller)
+        )
+
+    def step(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:
+        """A step has ended, with this answer of the model and the agents that it has started."""
+        self._write(
+            self._runs.step(
+                self._state.run_id,
+                number=self.steps,
+                model=self._model,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.usage.output_tokens,
+                cost=spent,
+                child_run_ids=child_run_ids,
+                error=error,
+            )
+        )
+
+    def finish(self, status: Status, error: str) -> None:
+        """The agent has ended."""
+        self._write(
+            self._runs.finish(
+                self._state.run_id,
+                status=status,
+                total_steps=self.steps,
+                direct_credits=self._state.direct_credits_used,
+                total_credits=self._state.credits_used,
+                error=error,
+            )
+        )
+
+    async def written(self) -> None:
+        """Waits until all of it is written, which goes on when the wait for it is cancelled."""
+        await asyncio.shield(asyncio.gather(*self._writes))
+
+    def _write(self, writing: Coroutine[Any, Any, None]) -> None:
+        self._writes.append(asyncio.create_task(writing, name="codebuff-record"))
