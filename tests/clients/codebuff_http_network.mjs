@@ -1,7 +1,6 @@
 // What Codebuff's SDK finds of the network in tests; loaded before `deploy/codebuff/redirect.mjs`. Telemetry is
 // swallowed, everything else that is not on the loopback fails, and every call is noted for the program to print.
 //   TEST_RUNS_URL       another edge for what is said of runs
-//   TEST_OLD_NODE       takes away what Node has only had since 22
 const fetchAsIs = globalThis.fetch
 const calls = (globalThis.testCalls = [])
 
@@ -19,5 +18,3 @@ globalThis.fetch = async (input, init) => {
   if (url.pathname === '/api/v1/token-count') call.tokens = (await response.clone().json()).inputTokens
   return response
 }
-
-if (process.env.TEST_OLD_NODE) delete Promise.withResolvers
