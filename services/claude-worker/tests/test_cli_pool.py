@@ -114,7 +114,7 @@ async def test_without_spares_one_is_started_for_each_chat(start: Start) -> None
 
 @pytest.mark.parametrize("parallelism", [1, 3])
 async def test_no_more_start_at_a_time_than_may(claude: ScriptedClaude, start: Start, parallelism: int) -> None:
-    claude.plan(start_delay=0.3)
+    claude.plan(start_delay=1.5)
     await start(min_spare=6, max_processes=6, spawn_parallelism=parallelism)
     await eventually(lambda: len(claude.starts()) == parallelism)
     await stays(lambda: len(claude.starts()) <= parallelism, seconds=0.2)

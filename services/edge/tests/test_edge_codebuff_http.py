@@ -318,14 +318,14 @@ async def test_what_is_no_conversation_is_counted_or_refused(start_edge: StartEd
 
 async def test_others_go_on_while_tokens_are_counted(start_edge: StartEdge) -> None:
     async with start_edge() as edge:
-        body = b'{"messages":[' + b"[]," * 1_000_000 + b"1]}"
-        counting = asyncio.create_task(edge.client.post("/api/v1/token-count", content=body))
+        body = b'{"messages":[' + b"[]," * 300_000 + b"1]}"
+        counting = asyncio.create_task(edge.client.post("/api/v1/token-count", content=body, timeout=60))
         answered = 0
         while not counting.done():
             assert (await edge.client.get("/api/healthz")).status_code == 200
             answered += 1
-        assert (await counting).json()["inputTokens"] == 4_000_007
-        assert answered > 15
+        assert (await counting).json()["inputTokens"] == 1_200_007
+        assert answered > 5
 
 
 async def test_counts_tokens(start_edge: StartEdge) -> None:
