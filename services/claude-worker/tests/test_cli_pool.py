@@ -189,7 +189,7 @@ async def test_fifty_at_once_with_some_that_leave_lose_nothing_and_never_have_to
 ) -> None:
     chance = random.Random(seed)
     most = 4
-    pool = await start(min_spare=2, max_processes=most, spawn_parallelism=2)
+    pool = await start(min_spare=2, max_processes=most, spawn_parallelism=2, acquire_timeout=60)
     lent: set[CliProcess] = set()
     served = 0
 
