@@ -126,6 +126,18 @@ async def test_a_program_sets_an_output() -> None:
     assert (await world.run()).output == {"type": "structuredOutput", "value": {"n": 1}}
 
 
+async def test_a_program_may_end_the_turn_as_a_model_does() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        while True:
+            yield "STEP"
+            yield {"toolName": "end_turn", "input": {}}
+
+    world, steps = world_of(source, ["One"], ["never"])
+    assert (await world.run()).output == {"type": "lastMessage", "value": "One"}
+    assert len(world.models.asked) == 1
+    assert steps.programs[0].closed == 1
+
+
 async def test_texts_and_many_answers() -> None:
     def source(state: Json) -> Generator[Any, Json, None]:
         yield {"type": "STEP_TEXT", "text": "Said"}

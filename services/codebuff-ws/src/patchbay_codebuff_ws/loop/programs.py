@@ -76,6 +76,8 @@ class ProgramRun:
                     self._responses = await agent.generate(n)
                 case CallTool() as call:
                     self._result = await self._call(call)
+                    if call.name == "end_turn":
+                        return False
         raise StepsError(f"more than {_MAX_YIELDS_BETWEEN_STEPS} tool calls without a step of the model")
 
     async def _advance(self, ended: bool) -> Yield | None:
