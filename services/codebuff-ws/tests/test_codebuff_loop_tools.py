@@ -88,6 +88,13 @@ async def test_the_client_gets_what_its_wire_has(name: str, given: Json, wire: J
     assert world.client.events("tool_call")[0]["input"] == given
 
 
+async def test_a_list_of_what_is_wanted_may_be_empty() -> None:
+    spawning = (Call(name, {"agents": []}) for name in ("spawn_agents", "spawn_agents_async"))
+    world, results = await called(Call("read_files", {"paths": []}), *spawning)
+    assert results == [[], [], []]
+    assert world.client.text == "Done"
+
+
 async def test_edits_of_a_step_build_on_each_other() -> None:
     client = FakeClient({"a.py": "a = 1\r\nb = 2\r\n"})
 

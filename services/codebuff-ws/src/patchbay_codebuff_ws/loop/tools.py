@@ -68,7 +68,8 @@ _AGENT = _object(
         "params": {"type": "object", "description": "Its parameters, as its description says."},
     },
 )
-_AGENTS = _object({"agents": {"type": "array", "items": _AGENT, "minItems": 1}})
+# Such lists may be empty: programs make them of what they have found.
+_AGENTS = _object({"agents": {"type": "array", "items": _AGENT}})
 _SUBGOAL = {
     "status": _STATUS,
     "plan": _said(_STRING, "How to reach it."),
@@ -80,7 +81,7 @@ _TOOLS = (
     Tool(
         "read_files",
         "Reads files of the project. Ask for all that you need at once.",
-        _object({"paths": {"type": "array", "items": _TEXT, "minItems": 1, "description": "Relative to the project."}}),
+        _object({"paths": {"type": "array", "items": _TEXT, "description": "Relative to the project."}}),
     ),
     Tool(
         "write_file",
