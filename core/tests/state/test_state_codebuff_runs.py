@@ -9,14 +9,11 @@ from redis.asyncio import Redis
 from patchbay.state.codebuff_runs import CodebuffRuns, cancellation
 from patchbay.state.connection import RedisUnavailable
 from patchbay.testing.valkey import ValkeyProcess
-from patchbay_proto.v1.provider_pb2 import Caller
-
-CALLER = Caller(key_id="k1")
 
 
 async def test_a_run_is_kept_with_its_steps(redis: Redis) -> None:
     runs = CodebuffRuns(redis, ttl_seconds=60)
-    await runs.start("r", agent_id="base", ancestor_run_ids=["a", "b"], caller=CALLER)
+    await runs.start("r", agent_id="base", ancestor_run_ids=["a", "b"], owner="k1")
     for number in (2, 1, 1):
         await runs.step(
             "r", number=number, model="m", input_tokens=10, output_tokens=5, cost=3, child_run_ids=["c"], error=""
@@ -37,7 +34,7 @@ async def test_a_run_is_kept_with_its_steps(redis: Redis) -> None:
 
 async def test_answers_are_parts_of_the_step_that_they_were_for(redis: Redis) -> None:
     runs = CodebuffRuns(redis, ttl_seconds=60)
-    await runs.start("r", agent_id="base", ancestor_run_ids=(), caller=CALLER)
+    await runs.start("r", agent_id="base", ancestor_run_ids=(), owner="k1")
     step = {"model": "", "input_tokens": 0, "output_tokens": 0, "cost": 0, "child_run_ids": ()}
     answers = [("q1", 0, 100), ("q2", 0, 20), ("q3", 1, 3), ("q4", 4, 4)]
     for request_id, after, tokens in answers:
@@ -60,7 +57,7 @@ async def test_a_run_is_forgotten(redis: Redis, valkey: ValkeyProcess) -> None:
     assert await runs.find("r") is None
     await runs.finish("r", status="completed", total_steps=1, direct_credits=0, total_credits=0)
     assert await runs.find("r") is None, "a run without a beginning"
-    await runs.start("r", agent_id="base", ancestor_run_ids=(), caller=CALLER)
+    await runs.start("r", agent_id="base", ancestor_run_ids=(), owner="k1")
     (name,) = await redis.keys("pb:codebuff-run:*")
     assert 50_000 < await redis.pttl(name) <= 60_000
 
@@ -68,7 +65,7 @@ async def test_a_run_is_forgotten(redis: Redis, valkey: ValkeyProcess) -> None:
 async def test_a_run_goes_on_without_redis(redis: Redis, valkey: ValkeyProcess) -> None:
     runs = CodebuffRuns(redis, ttl_seconds=60)
     valkey.kill()
-    await runs.start("r", agent_id="base", ancestor_run_ids=(), caller=CALLER)
+    await runs.start("r", agent_id="base", ancestor_run_ids=(), owner="k1")
     with pytest.raises(RedisUnavailable):
         await runs.find("r")
 

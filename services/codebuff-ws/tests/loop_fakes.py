@@ -231,7 +231,7 @@ class FakeRuns:
         self.steps: list[Json] = []
         self.finished: list[tuple[str, Status, int, int, int, str]] = []
 
-    async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], caller: Caller) -> None:
+    async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], owner: str) -> None:
         self.started.append((run_id, agent_id, list(ancestor_run_ids)))
 
     async def step(self, run_id: str, **step: Any) -> None:

@@ -128,6 +128,18 @@ async def test_a_prompt_without_an_id_is_said_to_be_wrong(settings_with: Setting
         assert "promptId" in (await socket.until_frame("prompt-error"))["message"]
 
 
+async def test_where_no_key_is_needed_a_prompt_is_its_tokens(settings_with: SettingsWith) -> None:
+    async with replica(settings_with()) as serving, serving.socket() as socket:
+        for prompt_id, token in (("p1", "one"), ("p2", "two"), ("p3", "one")):
+            await socket.prompt(prompt_id, authToken=token)
+            await socket.until_ended(prompt_id)
+        first, second, third = (prompt.owner for prompt in serving.loop.prompts)
+    # As for requests, so that whoever has made a run may look at it.
+    header = {"authorization": "Bearer one"}
+    assert first == third == serving.service._parts.callers.identify(header).owner
+    assert first != second
+
+
 async def test_who_asks_is_known_by_the_token_in_the_frame(settings_with: SettingsWith) -> None:
     security = {"require_api_key": True, "api_keys": [{"key": "pb-key-näh", "id": "k1"}]}
     async with replica(settings_with(security=security)) as serving, serving.socket() as socket:
@@ -138,7 +150,7 @@ async def test_who_asks_is_known_by_the_token_in_the_frame(settings_with: Settin
         await socket.prompt("p3", authToken="pb-key-näh")
         assert (await socket.until_ended("p3"))["type"] == "prompt-response"
         [prompt] = serving.loop.prompts
-        assert prompt.caller.key_id == "k1"
+        assert (prompt.caller.key_id, prompt.owner) == ("k1", "k1")
         assert not prompt.credential
     async with (
         replica(settings_with(security={"require_api_key": True, "api_keys": ["pb-key"]})) as serving,

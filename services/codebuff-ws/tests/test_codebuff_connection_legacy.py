@@ -309,7 +309,7 @@ async def test_a_sign_in(settings_with: SettingsWith) -> None:
         await socket.act("clear-auth-token", authToken=KEY, fingerprintId="f", fingerprintHash=secret)
         await user_input(socket, "hi", authToken=KEY)
         await socket.until_frame("response-complete")
-        assert [prompt.caller.key_id for prompt in serving.loop.prompts] == ["k1"]
+        assert [(prompt.caller.key_id, prompt.owner) for prompt in serving.loop.prompts] == [("k1", "k1")]
         assert socket.kinds().count("auth-result") == 1
 
 

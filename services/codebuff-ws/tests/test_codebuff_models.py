@@ -159,7 +159,7 @@ async def test_the_loop_of_a_replica_answers_prompts(valkey: ValkeyProcess) -> N
         async with worker.serving():
             await announcer.announce_now()
             await loop.start()
-            prompt = Prompt(prompt_id="p1", text="hi", session_state=session(), caller=Caller(key_id="k"))
+            prompt = Prompt(prompt_id="p1", text="hi", session_state=session(), caller=Caller(key_id="k"), owner="o")
             result = await loop.run(prompt, client)
             await announcer.withdraw()
             run_id = result.session_state["mainAgentState"]["runId"]
@@ -175,7 +175,7 @@ async def test_the_loop_of_a_replica_answers_prompts(valkey: ValkeyProcess) -> N
     # What ran is known to all replicas.
     assert run is not None
     assert run.end is not None
-    assert (run.start.agent_id, run.start.owner, run.end.status) == ("base", "k", "completed")
+    assert (run.start.agent_id, run.start.owner, run.end.status) == ("base", "o", "completed")
     assert [step.number for step in run.steps] == [1]
 
 

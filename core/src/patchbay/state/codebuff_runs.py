@@ -15,7 +15,6 @@ import structlog
 from patchbay.state import keys, scripts
 from patchbay.state.connection import Client, RedisUnavailable, deadline
 from patchbay.state.notices import messages
-from patchbay_proto.v1.provider_pb2 import Caller
 
 log = structlog.get_logger(__name__)
 
@@ -122,23 +121,15 @@ class CodebuffRuns:
         self._ttl_ms = max(1, round(ttl_seconds * 1000))
         self._timeout = timeout
 
-    async def start(
-        self,
-        run_id: str,
-        *,
-        agent_id: str,
-        ancestor_run_ids: Sequence[str],
-        caller: Caller,
-        owner: str | None = None,
-    ) -> None:
+    async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], owner: str) -> None:
         """An agent begins; the nearest of its ancestors comes last.
 
         Args:
-            owner: Whose it is; None: the caller's key's.
+            owner: Whose it is (see `Identity.owner`).
         """
         start = RunStart(
             agent_id=agent_id,
-            owner=caller.key_id if owner is None else owner,
+            owner=owner,
             ancestor_run_ids=tuple(ancestor_run_ids),
             started_at=time.time(),
         )

@@ -86,6 +86,8 @@ class Prompt:
     # As the client sent it, with the project it has told of before where it sends none.
     session_state: JsonObject = field(default_factory=dict)
     caller: Caller = field(default_factory=Caller)
+    # Whose its runs are: the caller's, or those of whoever has the credential in place of a key.
+    owner: str = ""
     # What the caller brought as a provider credential, for `credentials: pass_through`.
     credential: Credential | None = None
     request_id: str = ""

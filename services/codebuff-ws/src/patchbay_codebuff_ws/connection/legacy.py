@@ -188,6 +188,7 @@ class _Ask:
             text=history[-1]["content"],
             session_state=session,
             caller=identity.caller,
+            owner=identity.owner,
             credential=identity.credential,
             request_id=request_id,
         )
@@ -221,6 +222,7 @@ class _CommitAsk(_Ask):
             agent_id="ask",
             session_state={"fileContext": kept.context} if kept is not None else {},
             caller=identity.caller,
+            owner=identity.owner,
             credential=identity.credential,
             request_id=request_id,
         )

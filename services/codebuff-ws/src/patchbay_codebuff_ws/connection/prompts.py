@@ -88,6 +88,7 @@ def read_prompt(
         cost_mode=cost_mode if cost_mode in _COST_MODES else "normal",
         session_state=session,
         caller=identity.caller,
+        owner=identity.owner,
         credential=identity.credential,
         request_id=request_id,
     )

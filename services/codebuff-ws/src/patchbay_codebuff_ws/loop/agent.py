@@ -150,7 +150,7 @@ class Agent:
     async def run(self) -> JsonObject:
         """Runs it to its end; the AgentOutput. Its failure is an output of type `error`."""
         self.state.run_id = str(uuid.uuid4())
-        self._record.start(self.definition.id, self.context.prompt.caller)
+        self._record.start(self.definition.id, self.context.prompt.owner)
         status: Status = "failed"
         error = ""
         try:

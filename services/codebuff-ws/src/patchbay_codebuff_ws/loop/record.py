@@ -9,7 +9,6 @@ from typing import Any
 from patchbay_codebuff_ws.loop.answer import Answer
 from patchbay_codebuff_ws.loop.runs import Runs, Status
 from patchbay_codebuff_ws.loop.state import AgentState
-from patchbay_proto.v1.provider_pb2 import Caller
 
 
 class Record:
@@ -30,11 +29,11 @@ class Record:
         self.steps = 0
         self._writes: list[asyncio.Task[None]] = []
 
-    def start(self, agent_id: str, caller: Caller) -> None:
-        """The agent begins."""
+    def start(self, agent_id: str, owner: str) -> None:
+        """The agent begins, for this owner."""
         state = self._state
         self._write(
-            self._runs.start(state.run_id, agent_id=agent_id, ancestor_run_ids=state.ancestor_run_ids, caller=caller)
+            self._runs.start(state.run_id, agent_id=agent_id, ancestor_run_ids=state.ancestor_run_ids, owner=owner)
         )
 
     def step(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from patchbay_proto.v1.provider_pb2 import Caller
-
 Status: TypeAlias = Literal["completed", "failed", "cancelled"]
 
 
 class Runs(Protocol):
     """Records runs. Nothing that an agent does depends on it: what cannot be recorded is logged and left out."""
 
-    async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], caller: Caller) -> None:
+    async def start(self, run_id: str, *, agent_id: str, ancestor_run_ids: Sequence[str], owner: str) -> None:
         """An agent begins; the nearest of its ancestors comes last."""
 
     async def step(

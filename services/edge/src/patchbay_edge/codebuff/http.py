@@ -139,7 +139,6 @@ class _Api:
                 run_id,
                 agent_id=body.agent_id,
                 ancestor_run_ids=body.ancestor_run_ids,
-                caller=identity.caller,
                 owner=identity.owner,
             )
             return {"runId": run_id}
