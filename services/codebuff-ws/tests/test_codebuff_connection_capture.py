@@ -50,6 +50,22 @@ async def test_a_session_is_captured_without_its_secrets(settings_with: Settings
     assert kinds[-2:] == ["ping", "ack"]
 
 
+def test_a_frame_that_is_odd_keeps_its_secrets_too(tmp_path: Path) -> None:
+    opened = Captures(tmp_path, worker_id="w1").open("c1")
+    assert opened is not None
+    # Half of a character, as JavaScript's texts may have it; the replica reads such a frame.
+    opened.client(r'{"type":"action","data":{"authToken":"pb-first-key","prompt":"half \ud83d"}}')
+    opened.client("not JSON: pb-first-key")
+    opened.client(r'{"type":"action","data":{"authToken": "pb-second\"-key","fingerprintId":"finger-1","prompt":')
+    opened.close()
+    text = (tmp_path / "codebuff-c1.jsonl").read_text()
+    for secret in ("pb-first", "pb-second", "finger-1"):
+        assert secret not in text
+    first, _, third = lines_of(tmp_path / "codebuff-c1.jsonl")
+    assert first["frame"]["data"]["prompt"] == "half \ufffd"
+    assert third["text"].endswith('"prompt":')
+
+
 def test_what_is_taken_out() -> None:
     frame = {
         "data": {

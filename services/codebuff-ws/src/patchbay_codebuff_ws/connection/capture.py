@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from patchbay.telemetry.logs import MASK, mask_secrets
+from patchbay_codebuff_ws.connection import wire
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,12 @@ _LONGEST_TEXT = 2_000
 _SHORTEST_TOKEN = 4
 
 _NAMES = re.compile(r"token\Z|fingerprint|secret|password|api_?key|authorization|cookie|credential", re.IGNORECASE)
+# Such a field in what is no JSON.
+_WRITTEN = re.compile(
+    r'("[^"\\]*(?:token|fingerprint\w*|secret|password|api_?key|authorization|cookie|credential)"\s*:\s*")'
+    r'(?:[^"\\]|\\.)*',
+    re.IGNORECASE,
+)
 # What is given to the programs and servers of MCP: any of it may be a key.
 _SECRET_MAPS = frozenset({"env", "headers"})
 
@@ -95,11 +102,11 @@ class FrameCapture:
             return
         line: dict[str, Any] = {"at": _now(), "worker": self._worker_id, "from": sender}
         try:
-            frame = msgspec.json.decode(text)
+            frame = wire.loads(text)
             self._note_tokens(frame)
             line["frame"] = redacted(frame)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
-            line["text"] = mask_secrets(None, "", {"text": text[:_LONGEST_TEXT]})["text"]
+            line["text"] = mask_secrets(None, "", {"text": _WRITTEN.sub(rf"\1{MASK}", text[:_LONGEST_TEXT])})["text"]
         data = _encoded(line)
         for token in self._tokens:
             data = data.replace(token, MASK.encode())

@@ -52,7 +52,7 @@ def read(text: str) -> Message:
         Unreadable: It is no JSON object.
     """
     try:
-        body = _loads(text)
+        body = loads(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Unreadable(str(error)) from None
     if not isinstance(body, dict):
@@ -62,7 +62,8 @@ def read(text: str) -> Message:
     return Message(txid if known else None, text_of(body.get("type")), body)
 
 
-def _loads(text: str) -> Any:
+def loads(text: str) -> Any:
+    """A frame's JSON. Raises msgspec.DecodeError, RecursionError or UnicodeError."""
     try:
         return _decode(text)
     except (msgspec.DecodeError, UnicodeError):
