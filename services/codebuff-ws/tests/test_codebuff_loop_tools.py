@@ -113,6 +113,18 @@ async def test_edits_of_a_step_build_on_each_other() -> None:
     assert world.client.text == "Done"
 
 
+async def test_an_edit_goes_by_the_name_of_the_tool_that_was_called() -> None:
+    """A client's own tool in place of one of these is called for that one alone."""
+    client = FakeClient({"a.md": "a\n"})
+    calls = (
+        Call("write_file", {"path": "a.md", "instructions": "", "content": "b\n"}),
+        Call("str_replace", {"path": "a.md", "replacements": [{"old": "b", "new": "c"}]}),
+        Call("create_plan", {"path": "a.md", "plan": "d\n"}),
+    )
+    world, _ = await called(*calls, client=client)
+    assert [name for name, *_ in world.client.tool_requests] == ["write_file", "str_replace", "write_file"]
+
+
 async def test_an_edit_that_the_client_refuses_is_not_built_on() -> None:
     client = FakeClient({"a.py": "a\n"})
     client.tools["str_replace"] = lambda _: [{"type": "json", "value": {"file": "a.py", "errorMessage": "read only"}}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
@@ -96,7 +96,7 @@ async def _read_files(agent: Agent, given: JsonObject) -> list[Part]:
 async def _write_file(agent: Agent, given: JsonObject) -> list[Part]:
     path = agent.context.project.relative(given["path"])
     before = await _content(agent, path)
-    return await _update(agent, path, before, whole_file(before, given["content"]), ())
+    return await _update(agent, "write_file", path, before, whole_file(before, given["content"]))
 
 
 async def _str_replace(agent: Agent, given: JsonObject) -> list[Part]:
@@ -107,7 +107,7 @@ async def _str_replace(agent: Agent, given: JsonObject) -> list[Part]:
     ]
     # Comparing large files takes its time, which is not the other prompts'.
     after, problems = await asyncio.to_thread(replace_in, before, replacements)
-    return await _update(agent, path, before, after, problems)
+    return await _update(agent, "str_replace", path, before, after, problems)
 
 
 async def _content(agent: Agent, path: str) -> str | None:
@@ -118,9 +118,8 @@ async def _content(agent: Agent, path: str) -> str | None:
 
 
 async def _update(
-    agent: Agent, path: str, before: str | None, after: str, problems: tuple[()] | list[str]
+    agent: Agent, name: str, path: str, before: str | None, after: str, problems: Sequence[str] = ()
 ) -> list[Part]:
-    name = "write_file" if before is None else "str_replace"
     output = await _client(agent, name, {"type": "file", "path": path, "content": after})
     if is_error(output):
         agent.edited.pop(path, None)
@@ -131,7 +130,7 @@ async def _update(
     return [_update_part(part, diff, problems) for part in output]
 
 
-def _update_part(part: Part, diff: str, problems: tuple[()] | list[str]) -> Part:
+def _update_part(part: Part, diff: str, problems: Sequence[str]) -> Part:
     """The client gives back what it was sent, the whole file: the model is shown what changed in place of it."""
     value = part.get("value")
     if part.get("type") != "json" or not isinstance(value, dict):
@@ -149,7 +148,7 @@ async def _create_plan(agent: Agent, given: JsonObject) -> list[Part]:
     # Not every client has the tool; each can write a file.
     path = agent.context.project.relative(given["path"])
     before = await _content(agent, path)
-    return await _update(agent, path, before, whole_file(before, given["plan"]), ())
+    return await _update(agent, "write_file", path, before, whole_file(before, given["plan"]))
 
 
 async def _run_terminal_command(agent: Agent, given: JsonObject) -> list[Part]:
