@@ -313,6 +313,23 @@ async def test_an_inline_agent_need_not_say_anything() -> None:
     assert world.client.results() == []
 
 
+async def test_an_edit_after_an_agents_keeps_what_the_agent_has_changed() -> None:
+    client = FakeClient({"a.txt": "one two\n"})
+
+    def edit(old: str, new: str) -> Call:
+        return Call("str_replace", {"path": "a.txt", "replacements": [{"old": old, "new": new}]})
+
+    editor = Definition(id="base", model="base", tool_names=(*SPAWN, "str_replace"), spawnable_agents=("one",))
+    models = FakeModels(
+        by_model={
+            "base": [[edit("one", "1"), spawn("one"), edit("1", "first")], ["Done"]],
+            "one": [[edit("two", "2")], ["Ok"]],
+        }
+    )
+    await World(models, client, [editor, child("one", tool_names=("str_replace",))]).run()
+    assert client.files["a.txt"] == "first 2\n"
+
+
 async def test_what_a_child_has_changed_is_shown_to_its_parent() -> None:
     client = FakeClient({"a.txt": "one\n"})
     write = Call("write_file", {"path": "a.txt", "instructions": "", "content": "two\n"})

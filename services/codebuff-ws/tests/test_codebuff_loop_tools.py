@@ -142,17 +142,21 @@ async def test_a_part_that_was_not_replaced_is_told() -> None:
     assert '"zzz" was not found' in result["message"]
 
 
-async def test_an_edit_after_a_command_is_of_what_the_command_has_left() -> None:
+@pytest.mark.parametrize(
+    "call",
+    [Call("run_terminal_command", {"command": "x"}), Call("run_file_change_hooks", {"files": ["a.py"]}), Call("tidy")],
+)
+async def test_an_edit_after_a_command_is_of_what_the_command_has_left(call: Call) -> None:
     client = FakeClient({"a.py": "a\n"})
 
     def format_file(_: Json) -> list[Part]:
         client.files["a.py"] = "# formatted\n" + client.files["a.py"]
         return [{"type": "json", "value": {"stdout": ""}}]
 
-    client.tools["run_terminal_command"] = format_file
+    client.tools[call.name] = format_file
     first, second = ({"path": "a.py", "replacements": [{"old": old, "new": new}]} for old, new in ("ab", "bc"))
-    calls = Call("str_replace", first), Call("run_terminal_command", {"command": "format"}), Call("str_replace", second)
-    await called(*calls, client=client)
+    calls = Call("str_replace", first), call, Call("str_replace", second)
+    await called(*calls, client=client, customToolDefinitions={"tidy": {}})
     assert client.files["a.py"] == "# formatted\nc\n"
 
 

@@ -439,9 +439,11 @@ class Agent:
         """Runs a tool, with its events; `kept`: its result goes into the conversation."""
         about = {"toolCallId": call_id, "toolName": tool.name}
         await self.output.event({"type": "tool_call", **about, "input": given})
-        if tool.changes_files:
-            self._files_stale = True
         output = await run_tool(self, tool, given)
+        if tool.changes_files:
+            # It may have changed any of them.
+            self._files_stale = True
+            self.edited.clear()
         await self.output.event({"type": "tool_result", **about, "output": output})
         # Of a conversation that was replaced, the call is no part.
         if kept and tool.name != "set_messages":

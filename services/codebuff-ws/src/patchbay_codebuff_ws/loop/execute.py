@@ -160,10 +160,7 @@ async def _run_terminal_command(agent: Agent, given: JsonObject) -> list[Part]:
         "timeout_seconds": -1 if seconds is None else seconds,
         **_only(given, "cwd"),
     }
-    output = await _client(agent, "run_terminal_command", wire, seconds=seconds)
-    # It may have changed any of them.
-    agent.edited.clear()
-    return readable(output)
+    return readable(await _client(agent, "run_terminal_command", wire, seconds=seconds))
 
 
 def readable(output: list[Part]) -> list[Part]:
