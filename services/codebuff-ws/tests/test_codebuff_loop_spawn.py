@@ -330,6 +330,30 @@ async def test_an_edit_after_an_agents_keeps_what_the_agent_has_changed() -> Non
     assert client.files["a.txt"] == "first 2\n"
 
 
+async def test_what_an_agent_beside_has_changed_is_shown_with_its_report() -> None:
+    client = FakeClient({"a.txt": "one\n"})
+    waited = asyncio.Event()
+    write = Call("write_file", {"path": "a.txt", "instructions": "", "content": "two\n"})
+    models = FakeModels(
+        by_model={
+            "base": [
+                [Call("read_files", {"paths": ["a.txt"]}), spawn("one", tool="spawn_agents_async")],
+                ["Waiting"],
+                ["Done"],
+            ],
+            "one": [[waited.wait, write], ["Ok"]],
+        }
+    )
+    world = World(models, client, [parent("one"), child("one", tool_names=("write_file",))])
+    task = asyncio.create_task(world.run())
+    await eventually(lambda: "Waiting" in client.text)
+    waited.set()
+    await asyncio.wait_for(task, 10)
+    shown = models.chats[-1].messages[-1].SerializeToString()
+    assert b"file_updates" in shown
+    assert b"two" in shown
+
+
 async def test_what_a_child_has_changed_is_shown_to_its_parent() -> None:
     client = FakeClient({"a.txt": "one\n"})
     write = Call("write_file", {"path": "a.txt", "instructions": "", "content": "two\n"})

@@ -307,8 +307,11 @@ class Agent:
 
     async def _catch_up(self) -> None:
         """Tells the model what has happened beside it."""
-        self.state.history += self.inbox
-        self.inbox.clear()
+        if self.inbox:
+            # Whoever reports may have changed files since it was started.
+            self._files_stale = True
+            self.state.history += self.inbox
+            self.inbox.clear()
         if not self._files_stale:
             return
         self._files_stale = False
