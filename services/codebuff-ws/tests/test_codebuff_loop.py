@@ -358,6 +358,19 @@ async def test_a_structured_output_is_checked() -> None:
     assert result.session_state["mainAgentState"]["output"] == {"n": 1}
 
 
+async def test_an_output_may_be_in_a_field_of_its_own() -> None:
+    world = World(FakeModels([Call("set_output", {"data": {"n": 1}})], ["never"]), agents=[STRUCTURED])
+    assert (await world.run()).output == {"type": "structuredOutput", "value": {"n": 1}}
+    assert len(world.models.asked) == 1
+    wrong = World(FakeModels([Call("set_output", {"data": {"n": "x"}})], ["Done"]), agents=[STRUCTURED])
+    assert (await wrong.run()).output == {"type": "structuredOutput", "value": None}
+    free = World(
+        FakeModels([Call("set_output", {"data": {"n": 1}})]),
+        agents=[Definition(id="base", output_mode="structured_output")],
+    )
+    assert (await free.run()).output["value"] == {"data": {"n": 1}}
+
+
 async def test_a_missing_structured_output_is_asked_for_once() -> None:
     world = World(FakeModels(["Done"]), agents=[STRUCTURED])
     assert (await world.run()).output == {"type": "structuredOutput", "value": None}

@@ -126,6 +126,15 @@ async def test_a_program_sets_an_output() -> None:
     assert (await world.run()).output == {"type": "structuredOutput", "value": {"n": 1}}
 
 
+async def test_a_program_may_put_its_output_into_a_field_of_its_own() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield {"toolName": "set_output", "input": {"data": {"n": 1}}}
+
+    schema = {"type": "object", "required": ["n"]}
+    world, _ = world_of(source, ["never"], output_mode="structured_output", output_schema=schema)
+    assert (await world.run()).output == {"type": "structuredOutput", "value": {"n": 1}}
+
+
 async def test_a_program_may_end_the_turn_as_a_model_does() -> None:
     def source(state: Json) -> Generator[Any, Json, None]:
         while True:

@@ -40,7 +40,7 @@ from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.shortcuts import instruction_of
 from patchbay_codebuff_ws.loop.state import AgentState
 from patchbay_codebuff_ws.loop.steps import StepsError
-from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, mcp_tool, mcp_wanted, tool_table
+from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, mcp_tool, mcp_wanted, meant, tool_table
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 log = structlog.get_logger(__name__)
@@ -425,6 +425,8 @@ class Agent:
 
     async def _run_call(self, call: ToolCall, tool: Tool | None) -> list[Part]:
         given = call.input
+        if tool is not None and given is not None:
+            given = meant(tool, given)
         if tool is None:
             known = ", ".join(self.tools) or "none"
             why = "is not available to this agent" if call.name in BUILT_IN else "does not exist"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from patchbay.canonical import ROLE_USER, Block, Chat, Message, Text
 from patchbay.codebuff.search import search
@@ -18,7 +18,6 @@ from patchbay_codebuff_ws.loop.files import UnreadableFile
 from patchbay_codebuff_ws.loop.history import both_ends
 from patchbay_codebuff_ws.loop.messages import clean_history
 from patchbay_codebuff_ws.loop.prompts import agent_text, file_tree, plain
-from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.tools import Tool
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
@@ -252,14 +251,7 @@ async def _nothing(agent: Agent, given: JsonObject) -> list[Part]:
 
 
 async def _set_output(agent: Agent, given: JsonObject) -> list[Part]:
-    schema = plain(agent.definition.output_schema)
-    value: Any = given
-    if schema and problems_of(given, schema) and isinstance(given.get("data"), dict):
-        # Some models put it into a field of its own, as other clients' tools want it.
-        value = given["data"]
-    if schema and (problems := problems_of(value, schema)):
-        return error_part(f"The output does not have the form it must have: {problems}")
-    agent.state.output = value
+    agent.state.output = given
     return value_part({"message": "Output set"})
 
 

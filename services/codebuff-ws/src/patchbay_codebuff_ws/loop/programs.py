@@ -22,6 +22,7 @@ from patchbay_codebuff_ws.loop.steps import (
     StepText,
     Yield,
 )
+from patchbay_codebuff_ws.loop.tools import meant
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 if TYPE_CHECKING:
@@ -123,13 +124,14 @@ class ProgramRun:
         tool = agent.tools.get(call.name)
         if tool is None:
             raise StepsError(f"the tool `{call.name}` is not among the agent's toolNames")
-        if problems := problems_of(call.input, tool.schema):
+        given = meant(tool, call.input)
+        if problems := problems_of(given, tool.schema):
             raise StepsError(f"the input of `{call.name}` is wrong: {problems}")
         call_id = f"call_{uuid.uuid4().hex[:20]}"
         if call.shown:
-            agent.take(Answer.of_call(ToolCall(call_id, tool.name, json_text(call.input))))
+            agent.take(Answer.of_call(ToolCall(call_id, tool.name, json_text(given))))
         agent.edited.clear()
-        output = await agent.use(tool, call.input, call_id, kept=call.shown)
+        output = await agent.use(tool, given, call_id, kept=call.shown)
         agent.state.history += agent.added
         agent.added.clear()
         return output

@@ -12,6 +12,7 @@ from typing import Any
 from patchbay.canonical import FunctionTool
 from patchbay.canonical import Tool as CanonicalTool
 from patchbay_codebuff_ws.loop.history import json_text, model_name
+from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.ports import JsonObject
 
 _TEXT = {"type": "string", "minLength": 1}
@@ -253,6 +254,14 @@ def tool_table(
             counts=False,
         )
     return table
+
+
+def meant(tool: Tool, given: JsonObject) -> JsonObject:
+    """What the input of a call is meant to be: some put an output into a field of its own, as newer clients want it."""
+    data = given.get("data")
+    if tool.name == "set_output" and isinstance(data, dict) and problems_of(given, tool.schema):
+        return data
+    return given
 
 
 def custom_tool(name: str, definition: Mapping[str, Any]) -> Tool:
