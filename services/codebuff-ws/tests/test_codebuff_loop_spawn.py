@@ -213,6 +213,20 @@ async def test_a_child_may_inherit_the_system_prompt() -> None:
     assert world.models.chats[1].system[0].text.text == world.models.chats[0].system[0].text.text
 
 
+async def test_a_child_with_its_parents_system_prompt_knows_its_own_agents() -> None:
+    inheriting = child("one", inherit_parent_system_prompt=True, tool_names=SPAWN, spawnable_agents=("two",))
+    world = world_of(
+        [parent("one", system_prompt="Mine."), inheriting, child("two", spawner_prompt="For tests.")],
+        base=[[spawn("one")], ["Done"]],
+        one=[["Ok"]],
+    )
+    result = await world.run()
+    asked = world.models.chats[1]
+    assert "## two" not in asked.system[0].text.text
+    assert "## two: Two\nFor tests." in asked.messages[-1].blocks[-1].text.text
+    assert "For tests." not in str(history_of(result))
+
+
 async def test_an_agent_beside_reports_by_a_message_and_the_turn_waits_for_it() -> None:
     release = asyncio.Event()
     world = world_of(

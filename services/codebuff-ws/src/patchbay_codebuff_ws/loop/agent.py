@@ -115,8 +115,8 @@ class Agent:
             # Not through `self`: in a cycle, the whole prompt would outlive its end until it is collected.
             remaining=lambda: state.steps_remaining,
         )
-        inherits = parent is not None and definition.inherit_parent_system_prompt
-        self.system: str = parent.system if parent is not None and inherits else self.prompts.system()
+        self._inherits = parent is not None and definition.inherit_parent_system_prompt
+        self.system: str = parent.system if parent is not None and self._inherits else self.prompts.system()
         self._prompt, self._params, self._content, self._special = prompt, params, content, special
         self._record = Record(context.runs, state, self.model)
         self._said = ""
@@ -218,7 +218,7 @@ class Agent:
         if self._special is not None:
             text = f"<system_instructions>{instruction_of(self._special)}</system_instructions>"
             state.history.append(user_message(text, ttl="userPrompt", keep=True))
-        if instructions := self.prompts.instructions():
+        if instructions := self.prompts.instructions(inherits=self._inherits):
             state.history.append(user_message(instructions, ttl="userPrompt", keep=True))
 
     def _expire(self) -> None:

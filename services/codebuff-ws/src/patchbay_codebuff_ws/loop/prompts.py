@@ -87,9 +87,16 @@ class Prompts:
             text = f"{text}\n\n{self._agents()}"
         return text.strip()
 
-    def instructions(self) -> str:
-        """What follows the user's prompt; empty: nothing."""
-        text = self.filled(self.definition.instructions_prompt)
+    def instructions(self, *, inherits: bool = False) -> str:
+        """What follows the user's prompt; empty: nothing.
+
+        Args:
+            inherits: Its system prompt is its parent's, which says nothing of the agents that this one may start.
+        """
+        raw = self.definition.instructions_prompt
+        text = self.filled(raw)
+        if inherits and "{CODEBUFF_AGENTS_PROMPT}" not in raw:
+            text += f"\n\n{self._agents()}"
         schema = plain(self.definition.output_schema)
         if self.definition.output_mode == "structured_output" and "set_output" in self.tools and schema:
             text += f"\n\nEnd with set_output. Your result must be JSON of this schema:\n{json_text(schema)}"
