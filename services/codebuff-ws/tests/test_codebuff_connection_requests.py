@@ -122,6 +122,22 @@ async def test_tools_of_mcp_servers(settings_with: SettingsWith) -> None:
         assert await output_of(socket) == [[tool], [{"type": "json", "value": 1}]]
 
 
+@pytest.mark.parametrize("name", ["write_file", "web_search"])
+async def test_a_tool_of_an_mcp_server_may_have_the_name_of_another(settings_with: SettingsWith, name: str) -> None:
+    async def ask(client: Client) -> object:
+        given = {"path": "a", "text": "b"}
+        return await client.call_tool(
+            name, given, user_input_id="p1", timeout_seconds=None, mcp_config={"command": "x"}
+        )
+
+    async with replica(settings_with(), loop=asking(ask)) as serving, serving.socket() as socket:
+        await socket.prompt()
+        called = await socket.until_frame("tool-call-request")
+        assert (called["toolName"], called["input"]) == (name, {"path": "a", "text": "b"})
+        await socket.act("tool-call-response", requestId=called["requestId"], output=[{"type": "json", "value": 1}])
+        assert await output_of(socket) == [{"type": "json", "value": 1}]
+
+
 GOOD: list[tuple[str, Json]] = [
     ("write_file", {"type": "file", "path": "a", "content": ""}),
     ("str_replace", {"type": "patch", "path": "a", "content": "@@"}),

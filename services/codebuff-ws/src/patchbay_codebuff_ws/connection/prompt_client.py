@@ -126,8 +126,9 @@ class PromptClient:
         timeout_seconds: float | None,
         mcp_config: JsonObject | None = None,
     ) -> list[Part]:
-        custom = self._custom_tools if mcp_config is None else (name,)
-        if problem := problem_of(name, tool_input, custom=custom):
+        # A server of MCP has names of its own, which may be those of the client's tools.
+        is_clients = mcp_config is None
+        if is_clients and (problem := problem_of(name, tool_input, custom=self._custom_tools)):
             return _error(problem)
         if self.cancelled:
             return []
@@ -146,7 +147,7 @@ class PromptClient:
         if answer is None:
             return []
         output = parts_of(answer.get("output"))
-        if name in EDITS:
+        if is_clients and name in EDITS:
             self._note_edit(tool_input, output)
         return output
 
