@@ -113,6 +113,13 @@ async def test_edits_of_a_step_build_on_each_other() -> None:
     assert world.client.text == "Done"
 
 
+async def test_a_plan_may_show_a_part_of_a_file() -> None:
+    plan = "# Plan\n\n```js\n// ... existing code ...\nadded()\n```\n"
+    world, [result] = await called(Call("create_plan", {"path": "plan.md", "plan": plan}))
+    assert result["message"] == "Created new file"
+    assert world.client.files["plan.md"] == plan
+
+
 async def test_an_edit_goes_by_the_name_of_the_tool_that_was_called() -> None:
     """A client's own tool in place of one of these is called for that one alone."""
     client = FakeClient({"a.md": "a\n"})

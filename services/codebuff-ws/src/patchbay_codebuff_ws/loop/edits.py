@@ -160,8 +160,11 @@ def _quoted(text: str) -> str:
     return '"' + (text if len(text) <= 400 else text[:400] + "...") + '"'
 
 
-def whole_file(before: str | None, content: str) -> str:
+def whole_file(before: str | None, content: str, *, shows_parts: bool = False) -> str:
     """What a file is to hold after `write_file`.
+
+    Args:
+        shows_parts: Whether it is about code, of which it may leave parts out.
 
     Raises:
         EditError: The content leaves parts out, or is what the file holds already.
@@ -170,7 +173,7 @@ def whole_file(before: str | None, content: str) -> str:
     if fenced is not None and not (before or "").lstrip().startswith("```"):
         content = fenced.group(1)
     content = content.replace("\r\n", "\n")
-    lazy = _LAZY.search(content)
+    lazy = None if shows_parts else _LAZY.search(content)
     if lazy is not None and lazy.group(0) not in (before or ""):
         raise EditError(
             f"The content leaves out a part of the file ({_quoted(lazy.group(0).strip())}). "

@@ -147,7 +147,7 @@ async def _create_plan(agent: Agent, given: JsonObject) -> list[Part]:
     # Not every client has the tool; each can write a file.
     path = agent.context.project.relative(given["path"])
     before = await _content(agent, path)
-    return await _update(agent, "write_file", path, before, whole_file(before, given["plan"]))
+    return await _update(agent, "write_file", path, before, whole_file(before, given["plan"], shows_parts=True))
 
 
 async def _run_terminal_command(agent: Agent, given: JsonObject) -> list[Part]:
