@@ -384,6 +384,13 @@ async def test_a_summary_of_nothing_replaces_nothing() -> None:
     assert history_of(await world.run("/compact", state=session(old)))[0] == old[0]
 
 
+async def test_a_pause_is_no_summary() -> None:
+    look = Call("read_files", {"paths": ["a.txt"]})
+    world = World(FakeModels(["I look first.", look]), agents=[BASE])
+    old = [{"role": "user", "content": "Old"}]
+    assert history_of(await world.run("/compact", state=session(old, steps=2)))[0] == old[0]
+
+
 async def test_compact_leaves_the_summary() -> None:
     world = World(FakeModels(["All is done."], ["Next"]), agents=[BASE])
     old = [{"role": "user", "content": "old"}, {"role": "assistant", "content": "older"}]

@@ -64,6 +64,7 @@ class Agent:
         inline: It works on its parent's conversation.
 
     Attributes:
+        paused: Whether it has used up its steps before it was done.
         edited: Files that this step has changed, as they are now.
         added: Messages that tools of this step add to the conversation, after the results of the tools.
         inbox: Messages from the agents in `beside`, which work beside this one.
@@ -120,7 +121,7 @@ class Agent:
         self._prompt, self._params, self._content, self._special = prompt, params, content, special
         self._record = Record(context.runs, state, self.model)
         self._said = ""
-        self._exhausted = False
+        self.paused = False
         self._reminded = False
         # Files may be others than agents have seen: another prompt, a command or another agent came between.
         self._files_stale = parent is None
@@ -229,7 +230,7 @@ class Agent:
 
     async def _work(self, program: ProgramRun | None) -> None:
         ended = False
-        while not self.context.client.cancelled and not self._exhausted:
+        while not self.context.client.cancelled and not self.paused:
             if program is not None:
                 if not await program.until_step(ended=ended):
                     return
@@ -277,7 +278,7 @@ class Agent:
         """Asks the model once and runs the tools that it calls; whether its turn has ended."""
         state = self.state
         if state.steps_remaining <= 0:
-            self._exhausted = True
+            self.paused = True
             await self.output.text(_PAUSED)
             await self.output.event({"type": "text", "text": _PAUSED})
             state.history.append(user_message(system_notice(_PAUSED_NOTICE)))

@@ -119,7 +119,8 @@ class AgentLoop:
             async with context.slots:
                 output = await agent.run()
         said = output.get("value")
-        if special == COMPACT and output["type"] == "lastMessage" and said and not client.cancelled:
+        whole = output["type"] == "lastMessage" and not agent.paused and not client.cancelled
+        if special == COMPACT and whole and said:
             summary = user_message(system_notice(f"The conversation so far, summarized:\n\n{said}"))
             state.history = [with_session(summary, context.session_id)]
         return output
