@@ -103,6 +103,26 @@ async def test_runs_know_their_ancestors_and_costs_add_up() -> None:
     assert "-two" in deepest
 
 
+PROGRAM = """function* () {
+  yield { toolName: 'spawn_agents', input: { agents: [{ agent_type: 'one' }] } }
+  yield 'STEP_ALL'
+}"""
+
+
+@pytest.mark.parametrize(
+    ("program", "turns"),
+    [(PROGRAM, [["Done"]]), (None, [[spawn("one", tool="spawn_agents_async")], ["Waiting"], ["Done"]])],
+)
+async def test_an_agent_that_was_started_between_steps_is_one_of_a_steps(
+    program: str | None, turns: list[Turn]
+) -> None:
+    world = world_of([parent("one", handle_steps=program), child("one")], base=turns, one=[["I am one"]])
+    await world.run()
+    (base, _, _), (one, _, _) = world.runs.started
+    steps = [step["child_run_ids"] for step in world.runs.steps if step["run_id"] == base]
+    assert [run_id for children in steps for run_id in children] == [one]
+
+
 @pytest.mark.parametrize(
     ("asked", "params", "said"),
     [

@@ -292,11 +292,10 @@ class Agent:
         self._record.steps += 1
         self.take(answer)
         self.edited.clear()
-        children = len(state.child_run_ids)
         ended = await self._run_calls(answer)
         state.history += self.added
         self.added.clear()
-        self._record.step(answer, spent, state.child_run_ids[children:])
+        self._record.step(answer, spent)
         return ended
 
     def take(self, answer: Answer) -> None:
@@ -358,7 +357,7 @@ class Agent:
                 # What the user has seen is part of the conversation.
                 self.take(Answer.of_text(answer.text))
             self._record.steps += 1
-            self._record.step(answer, await self.charge(answer), (), failure.error.message)
+            self._record.step(answer, await self.charge(answer), failure.error.message)
             raise
         return answer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 from patchbay_codebuff_ws.loop.answer import Answer
@@ -27,6 +27,8 @@ class Record:
         self._state = state
         self._model = model
         self.steps = 0
+        # So many agents that this one has started are in earlier steps.
+        self._children = len(state.child_run_ids)
         self._writes: list[asyncio.Task[None]] = []
 
     def start(self, agent_id: str, owner: str) -> None:
@@ -36,8 +38,11 @@ class Record:
             self._runs.start(state.run_id, agent_id=agent_id, ancestor_run_ids=state.ancestor_run_ids, owner=owner)
         )
 
-    def step(self, answer: Answer, spent: int, child_run_ids: Sequence[str], error: str = "") -> None:
-        """A step has ended, with this answer of the model and the agents that it has started."""
+    def step(self, answer: Answer, spent: int, error: str = "") -> None:
+        """A step has ended, with this answer of the model. The agents that have ended since the last step are its
+        children: also those that a program has started before it, and those beside it."""
+        children = self._state.child_run_ids[self._children :]
+        self._children += len(children)
         self._write(
             self._runs.step(
                 self._state.run_id,
@@ -46,7 +51,7 @@ class Record:
                 input_tokens=answer.input_tokens,
                 output_tokens=answer.usage.output_tokens,
                 cost=spent,
-                child_run_ids=child_run_ids,
+                child_run_ids=children,
                 error=error,
             )
         )
