@@ -33,7 +33,7 @@ class _CodeSearch(msgspec.Struct, rename="camel"):
     pattern: str
     flags: str | UnsetType = UNSET
     cwd: str | UnsetType = UNSET
-    max_results: int | float | UnsetType = UNSET
+    max_results: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] | UnsetType = UNSET
 
 
 class _FileChangeHooks(msgspec.Struct):

@@ -31,6 +31,8 @@ _CLIENT_SECONDS = 30.0
 # Clients' timers count milliseconds in 31 bits: a longer one is over at once.
 _MAX_CLIENT_SECONDS = (2**31 - 1) / 1000
 _MAX_FOUND_FILES = 12
+# Lines of a search. The client takes no number that JavaScript does not count by, and shows fewer than these.
+_MOST_RESULTS = 10_000
 # Of what a command says; with more, the conversation would be left out to make place for it.
 _MAX_STREAM_CHARACTERS = 60_000
 
@@ -180,7 +182,8 @@ def _shortened(part: Part) -> Part:
 
 
 async def _code_search(agent: Agent, given: JsonObject) -> list[Part]:
-    wire = {"maxResults": 30, **_only(given, "pattern", "flags", "cwd", "maxResults")}
+    most = int(min(given.get("maxResults", 30), _MOST_RESULTS))
+    wire = {**_only(given, "pattern", "flags", "cwd"), "maxResults": most}
     return readable(await _client(agent, "code_search", wire))
 
 
