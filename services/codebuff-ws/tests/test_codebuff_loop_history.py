@@ -245,6 +245,22 @@ def test_then_the_oldest_messages_go_with_their_results_and_what_is_kept_stays()
     assert [message["content"] for message in again].count(OMITTED) == 1
 
 
+def test_of_a_result_that_fills_the_window_alone_both_ends_are_left() -> None:
+    asked = user_message("What is in it?", keep=True)
+    long = result("2", {"rows": "a" * 50_000 + "b" * 50_000}, "query")
+    history = [asked, call("1", "query"), result("1", "short"), call("2", "query"), long]
+    left = pruned(history, limit=12_000, overhead=3_000)
+    assert left[:4] == history[:4]
+    text = left[4]["content"]["output"][0]["value"]
+    assert text.startswith('{"rows":"aaa')
+    assert text.endswith('bbb"}')
+    assert "characters left out" in text
+    assert total(left) <= 9_000
+    assert pruned(history, limit=4_000, overhead=3_000)[:2] == [asked, user_message(OMITTED)]
+    # As it was, it is still there for whoever has it.
+    assert long == result("2", {"rows": "a" * 50_000 + "b" * 50_000}, "query")
+
+
 def test_a_call_with_the_id_of_one_that_is_gone_keeps_its_result() -> None:
     history = [user_message("x" * 3000), call("0"), result("0", "y" * 3000), call("0"), result("0", "z")]
     assert pruned(history, limit=1500, overhead=0)[1:] == history[-2:]

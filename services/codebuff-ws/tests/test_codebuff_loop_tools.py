@@ -205,6 +205,16 @@ async def test_of_a_long_output_a_model_reads_the_beginning_and_the_end(call: Ca
     assert result == {"stdout": "a" * 30_000 + left_out + "b" * 30_000, "stderr": "short", "exitCode": 1}
 
 
+async def test_what_a_custom_tool_gives_is_seen_however_much_it_is() -> None:
+    client = FakeClient()
+    client.tools["query"] = lambda _: [{"type": "json", "value": "a" * 500_000 + "b" * 500_000}]
+    world, [result] = await called(Call("query"), client=client, customToolDefinitions={"query": {}})
+    assert len(result) == 1_000_000
+    [shown] = world.models.chats[1].messages[-1].blocks[-1].tool_result.blocks
+    assert shown.text.text.startswith('"aaa')
+    assert shown.text.text.endswith('bbb"')
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"), [({}, 30.0), ({"timeout_seconds": 90}, 90.0), ({"timeout_seconds": -1}, None)]
 )

@@ -1,4 +1,5 @@
-"""Keeps a conversation within the model's window: old terminal outputs and files go first, then the oldest messages."""
+"""Keeps a conversation within the model's window: old terminal outputs and files go first, then the middles of long
+results, then the oldest messages."""
 
 from __future__ import annotations
 
@@ -6,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patchbay_codebuff_ws.loop.files import file_entries
-from patchbay_codebuff_ws.loop.history import json_text, system_notice, tool_calls, tool_result, user_message
+from patchbay_codebuff_ws.loop.history import (
+    both_ends,
+    json_text,
+    system_notice,
+    tool_calls,
+    tool_result,
+    user_message,
+)
 from patchbay_codebuff_ws.ports import JsonObject
 
 # Code has about three characters a token; to say too many is the safe side.
@@ -16,6 +24,8 @@ _MEDIA_TOKENS = 1_600
 _KEPT_TERMINAL_OUTPUTS = 5
 _FILE_TOKENS = 100_000
 _LEFT_SHARE = 0.6
+# What the last results may take of that. Left out as a whole, they would be asked for again and again.
+_RESULTS_SHARE = 0.8
 OMITTED = system_notice("Previous messages were left out, because the conversation became too long.")
 
 
@@ -59,7 +69,8 @@ def pruned(history: Sequence[JsonObject], *, limit: int, overhead: int) -> list[
     messages = _without_terminal_outputs(messages)
     if _total(messages) + overhead <= limit:
         return messages
-    return _without_oldest(messages, max(int(limit * _LEFT_SHARE) - overhead, 0))
+    left = max(int(limit * _LEFT_SHARE) - overhead, 0)
+    return _without_oldest(_without_middles(messages, int(left * _RESULTS_SHARE)), left)
 
 
 def _total(messages: Sequence[JsonObject]) -> int:
@@ -110,6 +121,28 @@ def _without_terminal_outputs(messages: Sequence[JsonObject]) -> list[JsonObject
         if isinstance(value, dict) and "stdout" in value:
             short = {key: value[key] for key in ("command", "exitCode") if key in value}
             result[at] = _with_output(result[at], {**short, "stdoutOmittedForLength": True})
+    return result
+
+
+def _without_middles(messages: Sequence[JsonObject], most: int) -> list[JsonObject]:
+    """Shortens what the last calls of tools gave, if all of it has more than so many tokens."""
+    result = list(messages)
+    last = max((at for at, message in enumerate(messages) if message.get("role") == "assistant"), default=-1)
+    places = [at for at in range(last + 1, len(messages)) if tool_result(messages[at]) is not None]
+    share = most // max(len(places), 1)
+    if not share or sum(message_tokens(messages[at]) for at in places) <= most:
+        return result
+    for at in places:
+        if message_tokens(messages[at]) <= share:
+            continue
+        found = tool_result(messages[at]) or {}
+        parts = found.get("output") or []
+        values = [part.get("value") for part in parts if part.get("type") == "json"]
+        whole = values[0] if len(values) == 1 else values
+        text = whole if isinstance(whole, str) else json_text(whole)
+        shown = both_ends(text, share * _CHARACTERS_PER_TOKEN)
+        others = [part for part in parts if part.get("type") != "json"]
+        result[at] = {**messages[at], "content": {**found, "output": [{"type": "json", "value": shown}, *others]}}
     return result
 
 
