@@ -14,6 +14,7 @@ from patchbay.canonical import ChatEvent, Usage
 from patchbay.errors import OVERLOADED, QUOTA_EXCEEDED, make_error
 from patchbay.testing.eventually import eventually
 from patchbay.testing.worker import BLOCK, HANG, STARTED, ScriptedWorker, answer, failed, text
+from patchbay_edge.codebuff import http
 
 StartEdge = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -346,6 +347,24 @@ async def test_searches_that_are_not_configured_say_so(start_edge: StartEdge, pa
         assert refused.status_code == 400
         assert refused.json() == {"error": "This search is not configured on this server."}
         assert (await edge.client.post(f"/api/v1/{path}", json={})).status_code == 400
+
+
+async def test_a_search_ends_before_its_client_asks_again(
+    start_edge: StartEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert http.SEARCH_SECONDS < 30
+    monkeypatch.setattr(http, "SEARCH_SECONDS", 0.1)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with start_edge(codebuff={"web_search": {"url": url}}) as edge:
+            late = await edge.client.post("/api/v1/web-search", json={"query": "q"})
+    # A status that it does not try again for.
+    assert (late.status_code, late.json()) == (400, {"error": "The search service cannot be reached."})
 
 
 async def test_nothing_is_there_when_it_is_not_enabled(start_edge: StartEdge) -> None:

@@ -17,8 +17,14 @@ _TIMEOUT_SECONDS = 60.0
 _MAX_BYTES = 4 * 1024 * 1024
 
 
-async def search(service: CodebuffSearch | None, body: dict[str, Any], *, answer: str) -> dict[str, Any]:
-    """Asks a service and gives a tool's result: `{answer: text}`, or an `errorMessage`."""
+async def search(
+    service: CodebuffSearch | None, body: dict[str, Any], *, answer: str, seconds: float = _TIMEOUT_SECONDS
+) -> dict[str, Any]:
+    """Asks a service and gives a tool's result: `{answer: text}`, or an `errorMessage`.
+
+    Args:
+        seconds: How long all of it may take.
+    """
     if service is None:
         return {"errorMessage": "This search is not configured on this server."}
     headers = {"content-type": "application/json"}
@@ -27,8 +33,8 @@ async def search(service: CodebuffSearch | None, body: dict[str, Any], *, answer
     try:
         async with (
             # Of all of it: httpx has one only for each piece.
-            asyncio.timeout(_TIMEOUT_SECONDS),
-            httpx.AsyncClient(timeout=_TIMEOUT_SECONDS) as client,
+            asyncio.timeout(seconds),
+            httpx.AsyncClient(timeout=seconds) as client,
             client.stream("POST", service.url, content=msgspec.json.encode(body), headers=headers) as response,
         ):
             received = bytearray()

@@ -40,6 +40,8 @@ _MOST_COUNTED_BYTES = 16 * 1024 * 1024
 _MEDIA = frozenset({"image", "file", "media", "image_url"})
 # Searches that failed: the client shows the model the reason, and does not ask again.
 _SEARCH_FAILED = 400
+SEARCH_SECONDS = 25.0
+"""How long a search may take: after 30 s the client asks again, three times in all, and each of them may cost."""
 
 
 # What clients say of their runs is kept, so each part of it has an end. What JavaScript has no number for is null.
@@ -244,7 +246,7 @@ class _Api:
     ) -> JSONResponse:
         self._identify(request)
         asked: msgspec.Struct = await read_body(request, shape)
-        found = await search(service, msgspec.to_builtins(asked), answer=answer)
+        found = await search(service, msgspec.to_builtins(asked), answer=answer, seconds=SEARCH_SECONDS)
         if "errorMessage" in found:
             return JSONResponse({"error": found["errorMessage"]}, status_code=_SEARCH_FAILED)
         return JSONResponse(found)
