@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from sockets import FILE_CONTEXT, ScriptedLoop, hang, replica, say_hello
+from sockets import FILE_CONTEXT, ScriptedLoop, Socket, hang, replica, say_hello
 
 from patchbay.settings import Settings
 from patchbay.testing.eventually import eventually, settled
@@ -211,6 +211,29 @@ async def test_topics_reach_every_socket_that_follows_them(settings_with: Settin
             await b.until_frame("ack")
             await second.service.topics.publish("news", {"type": "usage-response", "usage": 3})
             assert (await b.until_frame("usage-response"))["usage"] == 3
+
+
+async def test_what_an_idle_socket_has_said_is_kept_for_as_long_as_it_is_there(settings_with: SettingsWith) -> None:
+    settings = settings_with(codebuff={"session_ttl_seconds": 1.5})
+
+    async def idle(socket: Socket) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            number = await socket.say({"type": "ping"})
+        await socket.until(lambda message: message.frames_done.number == number)
+
+    async with replica(settings) as first, replica(settings, worker_id="w2") as second:
+        async with first.socket() as socket:
+            await socket.say({"type": "subscribe", "topics": ["news"]})
+            await socket.act("init", fingerprintId="f", fileContext=FILE_CONTEXT)
+            await idle(socket)
+        async with second.socket(again=True) as socket:
+            await idle(socket)
+            await first.service.topics.publish("news", {"type": "usage-response", "usage": 3})
+            await socket.until_frame("usage-response", usage=3)
+            await socket.prompt(sessionState={})
+            await socket.until_ended()
+    assert second.loop.prompts[0].session_state["fileContext"] == FILE_CONTEXT
 
 
 async def test_without_redis_everything_but_the_moves_goes_on(

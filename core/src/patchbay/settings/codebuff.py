@@ -96,7 +96,7 @@ class Codebuff(_Section):
     runs_ttl_seconds: PositiveFloat = Field(default=86_400.0, description="How long a run is kept to be looked at.")
     session_ttl_seconds: PositiveFloat = Field(
         default=3_600.0,
-        description="How long what a client said of its project is kept for other replicas.",
+        description="How long what a client said of its project is kept for other replicas once it is silent.",
     )
     capture: bool = Field(default=False, description="Whether frames are written to files, without secrets.")
     capture_directory: str = Field(default="captures", description="Where to.")

@@ -39,6 +39,7 @@ class CodebuffSessions:
     def __init__(self, redis: Client, *, sealer: Sealer | None, ttl_seconds: float, timeout: float = 0.5) -> None:
         self._redis = redis
         self._sealer = sealer
+        self.ttl_seconds = ttl_seconds
         self._ttl_ms = max(1, round(ttl_seconds * 1000))
         self._timeout = timeout
 

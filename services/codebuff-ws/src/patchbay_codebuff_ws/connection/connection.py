@@ -176,6 +176,8 @@ class Connection:
             await self._act(message.action, frame)
         elif message.kind in ("subscribe", "unsubscribe"):
             await self._follow(message.body.get("topics"), leave=message.kind == "unsubscribe")
+        elif message.kind == "ping":
+            await self._memory.stay()
         elif message.kind == "identify":
             session = text_of(message.body.get("clientSessionId"))[:_LONGEST_NAME]
             if session:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import msgspec
 import structlog
 
@@ -11,6 +14,9 @@ from patchbay.state.connection import RedisUnavailable
 from patchbay_codebuff_ws.connection.project import Project
 
 log = structlog.get_logger(__name__)
+
+# So often, before it expires, is what an idle socket has said kept for longer.
+_RENEWALS = 3
 
 
 class Memory:
@@ -29,6 +35,8 @@ class Memory:
         self._is_kept = False
         # Whether another replica, or another socket of the session, may know of a project that is not known here.
         self._may_be_elsewhere = again
+        # Of one that comes from elsewhere nobody here knows it.
+        self._renewed = -math.inf if again else time.monotonic()
 
     async def restore(self) -> None:
         """Takes over what another replica kept of the socket."""
@@ -70,6 +78,23 @@ class Memory:
         except RedisUnavailable as error:
             log.warning("codebuff_project_not_looked_up", error=str(error))
         return None if self._project is None else msgspec.json.decode(self._project, type=Project)
+
+    async def stay(self) -> None:
+        """Has what is known be kept for longer, if it is time: the client is there still."""
+        sessions, now = self._sessions, time.monotonic()
+        has_said = self.record != ConnectionRecord()
+        knows = has_said or self._project is not None or self._may_be_elsewhere
+        if not knows or now - self._renewed < sessions.ttl_seconds / _RENEWALS:
+            return
+        self._renewed = now
+        try:
+            # One that was not restored, with Redis away, may be there still.
+            if has_said:
+                await sessions.save_connection(self._id, self.record)
+            if not await sessions.renew(self._id) and self._project is not None:
+                await self._save(self._project, None)
+        except RedisUnavailable as error:
+            log.warning("codebuff_session_not_kept", error=str(error))
 
     async def _save(self, project: bytes, identity: Identity | None) -> None:
         try:
