@@ -228,6 +228,19 @@ async def test_a_conversation_too_long_for_the_model_is_tried_shorter() -> None:
     assert "left out" in world.models.chats[1].messages[0].blocks[0].text.text
 
 
+async def test_what_is_said_beside_a_conversation_does_not_cost_all_of_it() -> None:
+    error = PatchbayError(make_error(CONTEXT_LENGTH, "too long"))
+    agent = Definition(id="base", system_prompt="x" * 30_000)
+    old = [{"role": "user", "content": f"<{number}> {'x' * 3000}"} for number in range(20)]
+    for errors, left in ((1, ["<18>", "<19>"]), (2, [])):
+        world = World(FakeModels(*[[error]] * errors, ["Fits"]), agents=[agent])
+        result = await world.run("What now?", state=session(old))
+        assert result.output["value"] == "Fits"
+        told = str(history_of(result))
+        assert [f"<{number}>" for number in range(20) if f"<{number}>" in told] == left
+        assert "What now?" in told
+
+
 async def test_a_cancelled_prompt_stops_while_its_model_is_silent() -> None:
     async def silence() -> None:
         await asyncio.Event().wait()

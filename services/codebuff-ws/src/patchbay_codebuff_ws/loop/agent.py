@@ -50,6 +50,8 @@ _PAUSED = (
     "`continue`, and I go on.\n"
 )
 _PAUSED_NOTICE = "You have used all your steps: the work was paused here, and the user was told so."
+# How often a conversation is shortened, each time to half, that is too long for its model.
+_SHORTENED = 2
 _NO_OUTPUT = "You have not set your output yet. Call set_output now."
 
 
@@ -331,14 +333,16 @@ class Agent:
 
     async def _ask(self) -> Answer:
         limit = self.context.settings.context_tokens
-        try:
-            return await self._ask_within(limit)
-        except PatchbayError as error:
-            if error.error.code != CONTEXT_LENGTH:
-                raise
+        for _ in range(_SHORTENED):
+            try:
+                return await self._ask_within(limit)
+            except PatchbayError as error:
+                if error.error.code != CONTEXT_LENGTH:
+                    raise
             # The model's window is smaller than we were told, or our count was off.
             size = sum(map(text_tokens, map(json_text, self.state.history)))
-            return await self._ask_within(min(limit, size) // 2)
+            limit = min(limit, self._request().overhead() + size // 2)
+        return await self._ask_within(limit)
 
     async def _ask_within(self, limit: int) -> Answer:
         chat = self._chat(limit)
@@ -395,14 +399,17 @@ class Agent:
         return cost
 
     def _chat(self, limit: int) -> Chat:
-        request = Request(
+        request = self._request()
+        self.state.history = pruned(self.state.history, limit=limit, overhead=request.overhead())
+        return request.chat(self.state.history, model=self.model)
+
+    def _request(self) -> Request:
+        return Request(
             system=self.system,
             step_prompt=self.prompts.step(),
             tools=[tool.canonical() for tool in self.tools.values()],
             reasoning=plain(self.definition.reasoning_options),
         )
-        self.state.history = pruned(self.state.history, limit=limit, overhead=request.overhead())
-        return request.chat(self.state.history, model=self.model)
 
     # Tools.
 
