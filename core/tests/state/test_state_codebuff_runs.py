@@ -16,13 +16,24 @@ async def test_a_run_is_kept_with_its_steps(redis: Redis) -> None:
     await runs.start("r", agent_id="base", ancestor_run_ids=["a", "b"], owner="k1")
     for number in (2, 1, 1):
         await runs.step(
-            "r", number=number, model="m", input_tokens=10, output_tokens=5, cost=3, child_run_ids=["c"], error=""
+            "r",
+            number=number,
+            model="m",
+            input_tokens=10,
+            output_tokens=5,
+            cost=3,
+            child_run_ids=["c"],
+            tool_calls=[("look", False), ("x" * 900, True)] * 200,
+            error="",
         )
     run = await runs.find("r")
     assert run is not None
     assert run.start.owner == "k1"
     shown = run.described()
     assert [step["number"] for step in shown["steps"]] == [1, 2]
+    calls = shown["steps"][0]["tool_calls"]
+    assert list(calls[:2]) == [{"name": "look", "failed": False}, {"name": "x" * 200, "failed": True}]
+    assert len(calls) == 100
     assert (shown["input_tokens"], shown["output_tokens"], shown["direct_credits"]) == (20, 10, 6)
     assert (shown["status"], shown["parent_run_id"], shown["total_credits"]) == ("running", "b", None)
     await runs.finish("r", status="failed", total_steps=2, direct_credits=6, total_credits=9, error="x" * 9000)

@@ -96,6 +96,24 @@ async def test_a_program_runs_tools_and_steps() -> None:
     assert first[2].blocks[0].tool_result.tool_use_id == first[1].blocks[0].tool_use.id
 
 
+async def test_a_step_knows_which_tools_it_and_the_program_before_it_have_called() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        yield {**READ, "includeToolCall": False}
+        yield "STEP_ALL"
+
+    calls = [Call("read_files", {"paths": "no list"}), Call("fly"), Call("end_turn")]
+    world, _ = world_of(source, [Call("set_output", {"n": 1}), *calls])
+    await world.run()
+    [step] = world.runs.steps
+    assert step["tool_calls"] == [
+        ("read_files", False),
+        ("set_output", False),
+        ("read_files", True),
+        ("fly", True),
+        ("end_turn", False),
+    ]
+
+
 async def test_a_call_may_be_left_out_of_the_conversation() -> None:
     def source(state: Json) -> Generator[Any, Json, None]:
         yield {**READ, "includeToolCall": False}

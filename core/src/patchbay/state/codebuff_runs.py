@@ -22,6 +22,9 @@ Status: TypeAlias = Literal["completed", "failed", "cancelled"]
 
 _RETRY_SECONDS = 0.5
 _MAX_ERROR = 2000
+# Of the tools that a step has called: a model may call any number, by any name.
+_MAX_CALLS = 100
+_MAX_NAME = 200
 
 
 class RunStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +34,13 @@ class RunStart(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     ancestor_run_ids: tuple[str, ...]
     started_at: float
+
+
+class RunCall(msgspec.Struct, frozen=True):
+    """A tool that a step has called."""
+
+    name: str
+    failed: bool
 
 
 class RunStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +53,7 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     credits: int = 0
     child_run_ids: tuple[str, ...] = ()
+    tool_calls: tuple[RunCall, ...] = ()
     error: str = ""
 
 
@@ -145,6 +156,7 @@ class CodebuffRuns:
         output_tokens: int,
         cost: int,
         child_run_ids: Sequence[str],
+        tool_calls: Sequence[tuple[str, bool]] = (),
         error: str = "",
     ) -> None:
         """A step of its model has ended. One that is told again replaces what was told before.
@@ -153,6 +165,7 @@ class CodebuffRuns:
             number: Counts from 1.
             input_tokens: With those read from a cache.
             cost: In credits; 0 where nobody says.
+            tool_calls: Each tool's name, and whether it has failed; the first hundred are kept.
         """
         step = RunStep(
             number=number,
@@ -162,6 +175,7 @@ class CodebuffRuns:
             output_tokens=output_tokens,
             credits=cost,
             child_run_ids=tuple(child_run_ids),
+            tool_calls=tuple(RunCall(name[:_MAX_NAME], failed) for name, failed in tool_calls[:_MAX_CALLS]),
             error=error[:_MAX_ERROR],
         )
         await self._set(run_id, f"step:{number}", step)

@@ -444,6 +444,7 @@ class Agent:
             output = error_part(f"The input of `{tool.name}` is wrong: {problems}")
         else:
             return await self.use(tool, given, call.id, kept=True)
+        self._record.called(call.name, failed=True)
         self.state.history.append(tool_message(call.id, call.name, output))
         return output
 
@@ -452,6 +453,7 @@ class Agent:
         about = {"toolCallId": call_id, "toolName": tool.name}
         await self.output.event({"type": "tool_call", **about, "input": given})
         output = await run_tool(self, tool, given)
+        self._record.called(tool.name, failed=is_error(output))
         if tool.changes_files:
             # It may have changed any of them.
             self._files_stale = True

@@ -29,6 +29,8 @@ class Record:
         self.steps = 0
         # So many agents that this one has started are in earlier steps.
         self._children = len(state.child_run_ids)
+        # Since the last step: each tool's name, and whether it has failed.
+        self._calls: list[tuple[str, bool]] = []
         self._writes: list[asyncio.Task[None]] = []
 
     def start(self, agent_id: str, owner: str) -> None:
@@ -37,6 +39,10 @@ class Record:
         self._write(
             self._runs.start(state.run_id, agent_id=agent_id, ancestor_run_ids=state.ancestor_run_ids, owner=owner)
         )
+
+    def called(self, name: str, *, failed: bool) -> None:
+        """A tool was called; it belongs to the step that ends next."""
+        self._calls.append((name, failed))
 
     def step(self, answer: Answer, spent: int, error: str = "") -> None:
         """A step has ended, with this answer of the model. The agents that have ended since the last step are its
@@ -52,9 +58,11 @@ class Record:
                 output_tokens=answer.usage.output_tokens,
                 cost=spent,
                 child_run_ids=children,
+                tool_calls=self._calls,
                 error=error,
             )
         )
+        self._calls = []
 
     def finish(self, status: Status, error: str) -> None:
         """The agent has ended."""

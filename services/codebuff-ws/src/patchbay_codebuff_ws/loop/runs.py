@@ -24,6 +24,7 @@ class Runs(Protocol):
         output_tokens: int,
         cost: int,
         child_run_ids: Sequence[str],
+        tool_calls: Sequence[tuple[str, bool]] = (),
         error: str = "",
     ) -> None:
         """A step of its model has ended.
@@ -32,6 +33,7 @@ class Runs(Protocol):
             number: Counts from 1.
             input_tokens: With those read from a cache.
             cost: In credits; 0 where nobody says.
+            tool_calls: Each tool's name, and whether it has failed.
         """
 
     async def finish(
