@@ -338,6 +338,20 @@ async def test_an_inline_agent_works_on_the_conversation_itself() -> None:
     assert b"I am one" in shown
 
 
+async def test_the_subgoals_of_an_inline_agent_are_its_parents() -> None:
+    add = Call("add_subgoal", {"id": "1", "objective": "Win", "status": "IN_PROGRESS"})
+    update = Call("update_subgoal", {"id": "1", "status": "COMPLETE"})
+    agents = [
+        Definition(id="base", model="base", tool_names=(*SPAWN, "add_subgoal"), spawnable_agents=("one",)),
+        child("one", tool_names=("update_subgoal",)),
+    ]
+    inline = Call("spawn_agent_inline", {"agent_type": "one", "prompt": "Go on"})
+    world = world_of(agents, base=[[add, inline], ["Done"]], one=[[update], ["Ok"]])
+    result = await world.run()
+    goals = {"1": {"objective": "Win", "status": "COMPLETE", "logs": []}}
+    assert result.session_state["mainAgentState"]["agentContext"] == goals
+
+
 async def test_an_inline_agent_need_not_say_anything() -> None:
     world = world_of(
         [parent("one"), child("one", handle_steps="function* () {}")],

@@ -133,6 +133,7 @@ def _child(agent: Agent, request: JsonObject, *, only_child: bool, inline: bool 
     )
     if inline:
         state.history = list(agent.state.history)
+        state.context = agent.state.context
     elif definition.include_message_history:
         state.history = [user_message(_conversation(agent), keep=True)]
     context.started.add(state.agent_id)
