@@ -150,7 +150,22 @@ def _field(name: str, value: Any, secret_maps: frozenset[str]) -> Any:
         return MASK
     if name in secret_maps and isinstance(value, Mapping):
         return {key: MASK if isinstance(item, str) else _by_name(item) for key, item in value.items()}
+    if name == "mcpConfig":
+        return _server(value)
+    if name == "mcpServers" and isinstance(value, Mapping):
+        return {key: _server(item) for key, item in value.items()}
     return _by_name(value)
+
+
+def _server(value: Any) -> Any:
+    """A server of MCP without its keys, which may be among its program's arguments, or in its address."""
+    server = _by_name(value)
+    if isinstance(server, dict):
+        if isinstance(arguments := server.get("args"), list):
+            server["args"] = [MASK] * len(arguments)
+        if isinstance(url := server.get("url"), str) and "?" in url:
+            server["url"] = f"{url.partition('?')[0]}?{MASK}"
+    return server
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
