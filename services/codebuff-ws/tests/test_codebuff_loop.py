@@ -201,6 +201,13 @@ async def test_who_ends_its_turn_need_not_say_anything() -> None:
     assert (await world.run()).output == {"type": "lastMessage", "value": ""}
 
 
+async def test_who_only_writes_a_plan_need_not_say_anything() -> None:
+    agent = Definition(id="base", tool_names=("create_plan",))
+    world = World(FakeModels([Call("create_plan", {"path": "plan.md", "plan": "# Plan"})], ["never"]), agents=[agent])
+    assert (await world.run()).output == {"type": "lastMessage", "value": ""}
+    assert world.client.files["plan.md"] == "# Plan\n"
+
+
 async def test_a_call_has_an_id_of_its_own_in_the_whole_conversation() -> None:
     read_a, read_b = (Call("read_files", {"paths": [path]}, id="call_0") for path in "ab")
     world = World(FakeModels([read_a], [read_b], ["Done"]), FakeClient({"a": "A", "b": "B"}), agents=[BASE])

@@ -269,8 +269,9 @@ class Agent:
             return {"type": "lastMessage", "value": said}
         if self.context.client.cancelled:
             return {"type": "error", "message": "The prompt was cancelled."}
-        # What works on its parent's conversation has no one to answer; `end_turn` says that there is no more to say.
-        if self.inline or any(call.get("toolName") == "end_turn" for call in tool_calls(own)):
+        # What works on its parent's conversation has no one to answer; of a turn that a call has ended, such as that of
+        # `end_turn` or one that writes a plan, there is no more to say.
+        if self.inline or tool_calls(own):
             return {"type": "lastMessage", "value": ""}
         return {"type": "error", "message": "No response from agent"}
 
