@@ -118,3 +118,9 @@ def test_large_files_take_no_more_than_a_moment() -> None:
     assert replaced(lines, "line 99998\nline 99999", "last").endswith("  line 99997\n  last\n")
     assert replaced("a b " * 250_000, "a  b", "c", allow_multiple=True) == "c " * 250_000
     assert time.monotonic() - started < 5
+
+
+def test_a_text_that_begins_and_ends_with_code_is_in_no_fence() -> None:
+    text = "```sh\nnpm start\n```\nand then\n```sh\nnpm stop\n```\n"
+    assert whole_file(None, text) == text
+    assert whole_file(None, f"```md\n# A\n{text}```") == f"# A\n{text}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # Longer files are not compared: it would take too long, and nobody reads such a diff.
 _MAX_DIFF_LINES = 10_000
 _FENCE = re.compile(r"\A\s*```[^\n`]*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_FENCE_LINE = re.compile(r"^[ \t]*```([^\n]*)$", re.MULTILINE)
 _LAZY = re.compile(
     r"^[ \t]*(?://|#|--|/\*|<!--|\{/\*|;|%)[ \t]*\.{3}.*\b(?:existing|rest|remaining|unchanged|same|previous)\b.*$",
     re.IGNORECASE | re.MULTILINE,
@@ -171,7 +172,10 @@ def whole_file(before: str | None, content: str, *, shows_parts: bool = False) -
     """
     fenced = _FENCE.match(content)
     if fenced is not None and not (before or "").lstrip().startswith("```"):
-        content = fenced.group(1)
+        within = _FENCE_LINE.search(fenced.group(1))
+        # One without a language ends the first fence, which then is a part of the text and not around all of it.
+        if within is None or within.group(1).strip():
+            content = fenced.group(1)
     content = content.replace("\r\n", "\n")
     lazy = None if shows_parts else _LAZY.search(content)
     if lazy is not None and lazy.group(0) not in (before or ""):
