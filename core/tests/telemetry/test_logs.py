@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import time
 
 import pytest
 import structlog
@@ -50,6 +51,16 @@ def test_secrets_are_masked(lines, fields):
     assert SECRET not in logged
     assert "plain-words" not in logged
     assert logs.MASK in logged
+
+
+@pytest.mark.parametrize(
+    "text", ["a+" * 100_000, "a://" * 50_000, "bearer " * 50_000, "sk-" * 50_000, "a://:" * 50_000]
+)
+def test_no_text_takes_long_to_mask(lines, text):
+    began = time.thread_time()
+    structlog.get_logger("x").info("event", note=text)
+    assert time.thread_time() - began < 1
+    assert len(lines()) == 1
 
 
 def test_counts_of_tokens_are_not_secrets(lines):

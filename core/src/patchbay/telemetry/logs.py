@@ -21,7 +21,8 @@ _SECRET_TEXTS = re.compile(
     r"(?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"
     r"|\b(?:sk|ck|pk|rk)[-_][\w.-]{8,}"
     r"|\bAIza[\w-]{20,}"
-    r"|(?P<url>\b[a-z][a-z+]*://[^\s:/@]*:)[^\s/@]+(?=@)",
+    # A scheme is short. One of any length would be looked for from everywhere in a long text to its end.
+    r"|(?P<url>\b[a-z][a-z+]{0,30}://[^\s:/@]*:)[^\s/@]+(?=@)",
     re.IGNORECASE,
 )
 
