@@ -176,6 +176,25 @@ async def test_where_the_page_is(start_edge: StartEdge) -> None:
         assert (await edge.client.post(path, data={"without_key": "1"}, headers=head)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "ai.example.test:443", "origin": "https://ai.example.test"}, 200),
+        ({"x-forwarded-host": "ai.example.test:443", "origin": "https://ai.example.test"}, 200),
+        ({"host": "ai.example.test:80", "origin": "http://ai.example.test"}, 200),
+        ({"host": "ai.example.test:80", "origin": "https://ai.example.test"}, 403),
+        ({"host": "ai.example.test:443", "origin": "https://ai.example.test:4443"}, 403),
+        ({"host": "ai.example.test:443", "origin": "https://example.test"}, 403),
+        ({"host": "", "origin": "null"}, 403),
+    ],
+)
+async def test_a_proxy_may_name_the_port(start_edge: StartEdge, headers: dict[str, str], status: int) -> None:
+    async with start_edge() as edge:
+        path = httpx.URL((await begin(edge.client))["loginUrl"]).path
+        done = await edge.client.post(path, data={"without_key": "1"}, headers=headers)
+        assert done.status_code == status
+
+
 async def test_sign_ins_are_limited_and_need_redis(start_edge: StartEdge) -> None:
     async with start_edge() as edge:
         begun = await begin(edge.client)

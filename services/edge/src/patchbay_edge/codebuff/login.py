@@ -40,6 +40,7 @@ _PAGE = "/codebuff/login"
 _LOGIN_ID = re.compile(r"[0-9a-f]{24}-[0-9a-f]{4}-[0-9a-f]{4}")
 # Of a WebSocket's upgrade too.
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_PORTS = {"http": ":80", "https": ":443"}
 _MAX_FORM_BYTES = 8192
 _NO_STORE = {"cache-control": "no-store"}
 _OVER = "This sign-in is over, or was never begun. Start it again in your terminal."
@@ -188,7 +189,14 @@ def _address(connection: HTTPConnection) -> tuple[str, str]:
 def _is_of_this_page(request: Request) -> bool:
     """Whether a form was sent from a page of this edge, or by no browser at all."""
     origin = request.headers.get("origin")
-    return origin is None or origin.partition("://")[2] in (request.headers.get("host"), _address(request)[1])
+    if origin is None:
+        return True
+    scheme, _, host = origin.partition("://")
+    # Browsers leave out the port that a scheme has by itself; proxies may not.
+    port = _PORTS.get(scheme, "")
+    return bool(host) and host in [
+        name.removesuffix(port) for name in (request.headers.get("host", ""), _address(request)[1])
+    ]
 
 
 async def _read_form(request: Request) -> dict[str, str] | None:
