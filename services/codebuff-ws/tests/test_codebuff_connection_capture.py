@@ -97,6 +97,29 @@ def test_what_is_taken_out() -> None:
     }
 
 
+# As clients send them, and as nobody should.
+@pytest.mark.parametrize(
+    "text",
+    [
+        # JavaScript cuts emoji in half.
+        '{"data": {"authToken": "plain-key", "fingerprintHash": "plain-hash", "prompt": "plain-key \\ud83d"}}',
+        '{"data": {"authToken": "plain-key", "fingerprintHash": "plain-hash", "deep": %s}}' % ("[" * 900 + "]" * 900),
+        '{"data": {"authToken": "plain-key", "fingerprintHash": "plain-hash", "deep": %s}}' % ("[" * 9999 + "]" * 9999),
+        '{"data": {"authToken": "plain-key", "fingerprintHash": "plain-hash", "more": tru',
+        '{"data": {"authToken" : "plain-key", "fingerprintHash": "plain-ha',
+        '{"data": {"more": "%s", "authToken": "plain-key"}, ' % ("x" * 1955),
+    ],
+)  # fmt: skip
+def test_secrets_of_odd_frames_are_taken_out(tmp_path: Path, text: str) -> None:
+    opened = Captures(tmp_path, worker_id="w1").open("c1")
+    assert opened is not None
+    opened.client(text)
+    opened.close()
+    [path] = tmp_path.iterdir()
+    assert len(lines_of(path)) == 1
+    assert "plain-" not in path.read_text()
+
+
 def test_files_and_their_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "_MOST_BYTES", 1_000)
     monkeypatch.setattr(capture, "_MOST_FILES", 3)

@@ -29,12 +29,8 @@ _LONGEST_TEXT = 2_000
 _SHORTEST_TOKEN = 4
 
 _NAMES = re.compile(r"token\Z|fingerprint|secret|password|api_?key|authorization|cookie|credential", re.IGNORECASE)
-# Such a field in what is no JSON.
-_WRITTEN = re.compile(
-    r'("[^"\\]*(?:token|fingerprint\w*|secret|password|api_?key|authorization|cookie|credential)"\s*:\s*")'
-    r'(?:[^"\\]|\\.)*',
-    re.IGNORECASE,
-)
+# In a text that is no JSON; what is cut off in its middle ends with the text.
+_FIELD = re.compile(r'"(?P<name>[^"\\]{1,100})"\s*:\s*"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 # What is given to the programs and servers of MCP: any of it may be a key.
 _SECRET_MAPS = frozenset({"env", "headers"})
 
@@ -105,8 +101,10 @@ class FrameCapture:
             frame = wire.loads(text)
             self._note_tokens(frame)
             line["frame"] = redacted(frame)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
-            line["text"] = mask_secrets(None, "", {"text": _WRITTEN.sub(rf"\1{MASK}", text[:_LONGEST_TEXT])})["text"]
+        except RecursionError:
+            line["text"] = "(nested too deeply)"
+        except (msgspec.DecodeError, UnicodeError):
+            line["text"] = mask_secrets(None, "", {"text": _FIELD.sub(_field_in_text, text[:_LONGEST_TEXT])})["text"]
         data = _encoded(line)
         for token in self._tokens:
             data = data.replace(token, MASK.encode())
@@ -166,6 +164,10 @@ def _server(value: Any) -> Any:
         if isinstance(url := server.get("url"), str) and "?" in url:
             server["url"] = f"{url.partition('?')[0]}?{MASK}"
     return server
+
+
+def _field_in_text(found: re.Match[str]) -> str:
+    return f'"{found["name"]}": "{MASK}"' if _NAMES.search(found["name"]) else found[0]
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
