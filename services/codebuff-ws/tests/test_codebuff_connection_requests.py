@@ -300,3 +300,14 @@ class TestProjects:
                 await socket.prompt(sessionState={}, authToken="key-2")
                 await socket.until_ended()
                 assert serving.loop.prompts[-1].session_state == {}
+
+    @pytest.mark.parametrize("context", [FILE_CONTEXT, {"currentWorkingDirectory": "/p", "fileTree": []}])
+    async def test_nothing_is_kept_of_whoever_may_not_ask(self, settings_with: SettingsWith, context: Json) -> None:
+        security = {"require_api_key": True, "api_keys": [{"key": "pb-one", "id": "one"}]}
+        async with replica(settings_with(security=security, codebuff={"legacy_protocol": True})) as serving:
+            redis = serving.service.redis
+            async with serving.socket() as socket:
+                for token, kept in (({}, 0), ({"authToken": "wrong"}, 0), ({"authToken": "pb-one"}, 1)):
+                    await socket.act("init", fingerprintId="f", fileContext=context, **token)
+                    await socket.until_frame("init-response")
+                    assert len([name async for name in redis.scan_iter("pb:codebuff-project:*")]) == kept

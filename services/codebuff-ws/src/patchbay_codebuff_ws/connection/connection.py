@@ -203,7 +203,8 @@ class Connection:
     async def _init(self, action: JsonObject) -> None:
         project = read_project(action.get("fileContext"))
         identity = self._known(action)
-        if project is not None:
+        # Of whoever may not ask for anything, nothing is kept.
+        if project is not None and identity is not None:
             await self._memory.keep(project, identity)
         used = self._runner.used if identity is None else await self._runner.usage(identity)
         self._outbox.put_frame(wire.init_response(used))

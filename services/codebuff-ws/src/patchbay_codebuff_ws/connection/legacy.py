@@ -67,7 +67,7 @@ class LegacyProtocol:
         await self._memory.remember(msgspec.structs.replace(self._memory.record, legacy=True))
         if kind == "init":
             project = read_project(legacy_wire.context_of(action))
-            if project is not None:
+            if project is not None and self.knows(action.get("authToken")):
                 await self._memory.keep(project, None)
             self._outbox.put_frame(wire.action({"type": "init-response", **await self._used(action)}))
         elif kind == "usage":

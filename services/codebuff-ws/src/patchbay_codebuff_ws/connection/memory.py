@@ -58,7 +58,7 @@ class Memory:
             log.warning("codebuff_session_not_kept", error=str(error))
 
     async def keep(self, project: Project, identity: Identity | None) -> None:
-        """Keeps a project, for the socket, and for the session that it names if it is known whose that is."""
+        """Keeps a project, for the socket, and for the session that it names if it is said whose that is."""
         self._project = msgspec.json.encode(project)
         self._may_be_elsewhere = False
         await self._save(self._project, identity)
