@@ -126,6 +126,11 @@ async def test_a_prompt_without_an_id_is_said_to_be_wrong(settings_with: Setting
     async with replica(settings_with()) as serving, serving.socket() as socket:
         await socket.prompt(promptId=None)
         assert "promptId" in (await socket.until_frame("prompt-error"))["message"]
+        # Each frame about it would be as long.
+        await socket.prompt("p" * 1001)
+        assert "1000 characters" in (await socket.until_frame("prompt-error", userInputId="p" * 1001))["message"]
+        await socket.prompt("p" * 1000)
+        assert (await socket.until_ended("p" * 1000))["type"] == "prompt-response"
 
 
 async def test_where_no_key_is_needed_a_prompt_is_its_tokens(settings_with: SettingsWith) -> None:

@@ -51,6 +51,14 @@ async def test_it_is_off_unless_it_is_asked_for(settings_with: SettingsWith) -> 
         assert not serving.loop.prompts
 
 
+async def test_a_user_input_needs_an_id_of_some_length(settings_with: SettingsWith) -> None:
+    async with replica(legacy(settings_with)) as serving, serving.socket() as socket:
+        for prompt_id in ("", "u" * 1001):
+            await user_input(socket, "hi", prompt_id=prompt_id)
+            assert "at most 1000" in (await socket.until_frame("action-error"))["message"]
+        assert not serving.loop.prompts
+
+
 async def test_a_conversation_with_files_and_a_command(settings_with: SettingsWith) -> None:
     async def run(prompt: Prompt, client: Client) -> PromptResult:
         await client.chunk({"type": "start", "messageHistoryLength": 0})

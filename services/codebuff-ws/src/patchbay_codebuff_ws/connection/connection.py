@@ -187,10 +187,11 @@ class Connection:
         kind = text_of(action.get("type"))
         if kind == "prompt":
             ask = _Ask(action, self._outbox, self._requests, self._runner, self._parts)
-            if ask.prompt_id:
+            if wire.is_id(ask.prompt_id):
                 self._runner.begin(ask, frame)
             else:
-                self._outbox.put_frame(wire.prompt_error("", "A prompt needs a `promptId`."))
+                message = f"A prompt needs a `promptId` of at most {wire.LONGEST_ID} characters."
+                self._outbox.put_frame(wire.prompt_error(ask.prompt_id, message))
         elif kind in ("read-files-response", "tool-call-response", "mcp-tool-data"):
             self._requests.answer(action)
         elif kind == "cancel-user-input":

@@ -107,8 +107,8 @@ class LegacyProtocol:
 
     def _user_input(self, action: JsonObject, frame: ClientFrame) -> None:
         prompt_id = text_of(action.get("userInputId"))
-        if not prompt_id:
-            message = "A user input needs a `userInputId`."
+        if not wire.is_id(prompt_id):
+            message = f"A user input needs a `userInputId` of at most {wire.LONGEST_ID} characters."
             self._outbox.put_frame(wire.action({"type": "action-error", "message": message}))
             return
         last, self._prompt_id = self._prompt_id, prompt_id

@@ -16,6 +16,9 @@ from patchbay.codebuff.usage import usage_report
 from patchbay.dialects.surrogates import mend_text
 from patchbay_codebuff_ws.ports import JsonObject
 
+LONGEST_ID = 1_000
+"""Of a prompt's id, which is in every frame about the prompt."""
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -94,6 +97,11 @@ def _whole(value: Any) -> Any:
 def text_of(value: object) -> str:
     """The value if it is a text, else nothing."""
     return value if isinstance(value, str) else ""
+
+
+def is_id(text: str) -> bool:
+    """Whether a prompt may be called so."""
+    return 0 < len(text) <= LONGEST_ID
 
 
 def ack(txid: int | None, *, success: bool = True) -> str:
