@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -73,6 +75,16 @@ def prompts(**more: Any) -> Prompts:
 )
 def test_placeholders_are_filled_in(name: str, expected: str) -> None:
     assert expected in prompts().filled(f"<<{{CODEBUFF_{name}}}>>")
+
+
+def test_no_more_is_filled_in_than_a_model_reads() -> None:
+    few = dataclasses.replace(prompts(), prompt="x" * 1_000_000)
+    text = few.filled("{CODEBUFF_USER_INPUT_PROMPT}" * 20 + "{CODEBUFF_USER_CWD}")
+    assert 3_000_000 < len(text) < 5_000_000
+    assert text.endswith("{CODEBUFF_USER_INPUT_PROMPT}/p/sub")
+    began = time.thread_time()
+    prompts().filled("{CODEBUFF_FILE_TREE_PROMPT}{CODEBUFF_GIT_CHANGES_PROMPT}" * 20_000)
+    assert time.thread_time() - began < 1
 
 
 def test_agents_are_described_once() -> None:

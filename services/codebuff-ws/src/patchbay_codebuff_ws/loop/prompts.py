@@ -20,6 +20,8 @@ _TREE_TOKENS = 20_000
 _SYMBOLS_PER_FILE = 12
 _MAX_DEPTH = 8
 _MAX_DIFF = 30_000
+# Of what is filled into one prompt: no model reads more, and a placeholder may be written any number of times.
+_MAX_FILLED = 4 * 1024 * 1024
 _CONFIG_SCHEMA = json_text(
     {
         "type": "object",
@@ -111,8 +113,21 @@ class Prompts:
         return f"{{CODEBUFF_{placeholder}}}" in self.definition.system_prompt + self.definition.instructions_prompt
 
     def filled(self, text: str) -> str:
-        """The text with its placeholders filled in, once; those that mean nothing stay."""
-        return _PLACEHOLDER.sub(lambda found: self._value(found.group(1), found.group(0)), text)
+        """The text with its placeholders filled in, once; those that mean nothing, or too much, stay."""
+        values: dict[str, str] = {}
+        size = 0
+
+        def value(found: re.Match[str]) -> str:
+            nonlocal size
+            as_it_is, name = found[0], found[1]
+            if name not in values:
+                values[name] = self._value(name, as_it_is)
+            if size + len(values[name]) > _MAX_FILLED:
+                return as_it_is
+            size += len(values[name])
+            return values[name]
+
+        return _PLACEHOLDER.sub(value, text)
 
     def _value(self, name: str, as_it_is: str) -> str:
         project = self.project
