@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -416,3 +417,27 @@ async def test_what_a_child_has_changed_is_shown_to_its_parent() -> None:
     last = models.chats[-1].messages[-1].blocks[-1].text.text
     assert "file_updates" in last
     assert "two" in last
+
+
+@pytest.mark.parametrize("each", ["one", "codebuff/one@1.0.{n}", "nobody-{n}", "nobody-{n}-" + "a+" * 500])
+async def test_a_definition_that_names_agents_without_end_holds_nobody_up(
+    each: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [each.format(n=n) for n in range(5_000)]
+    world = world_of([parent(*names), child("one", spawner_prompt="For one thing only.")], base=[["Done"]])
+    began = time.thread_time()
+    assert (await world.run()).output["value"] == "Done"
+    assert time.thread_time() - began < 2
+    assert str(world.models.chats[0].system).count("For one thing only.") == each.count("one")
+    assert len("".join(capsys.readouterr())) < 100_000
+
+
+async def test_many_agents_that_may_not_be_started_are_told_so_briefly() -> None:
+    names = [f"agent-number-{n}" for n in range(5_000)]
+    world = world_of([parent(*names)], base=[[spawn(*["nobody"] * 1_000)], ["Done"]])
+    assert (await world.run()).output["value"] == "Done"
+    [reports] = world.client.results()
+    assert len(reports) == 1_000
+    assert "agent-number-3, " in reports[0]["value"]["errorMessage"]
+    assert "and 4950 more" in reports[0]["value"]["errorMessage"]
+    assert len(str(reports)) < 4_000_000

@@ -52,6 +52,9 @@ _PAUSED = (
 _PAUSED_NOTICE = "You have used all your steps: the work was paused here, and the user was told so."
 # How often a conversation is shortened, each time to half, that is too long for its model.
 _SHORTENED = 2
+# Of the agents that a definition names and nobody knows.
+_MOST_LOGGED = 20
+_LONGEST_LOGGED = 500
 _NO_OUTPUT = "You have not set your output yet. Call set_output now."
 
 
@@ -132,13 +135,21 @@ class Agent:
         self._parents = [message for message in state.history if "timeToLive" in message] if inline else []
 
     def _known_spawnable(self) -> list[Definition]:
-        known = []
-        for agent_id in self.spawnable:
+        catalog = self.context.catalog
+        known: dict[str, Definition] = {}
+        unknown = []
+        for agent_id in dict.fromkeys(self.spawnable):
+            if (found := catalog.get(agent_id)) is not None:
+                known.setdefault(found.id, found)
+            else:
+                unknown.append(agent_id)
+        for agent_id in unknown[:_MOST_LOGGED]:
             try:
-                known.append(self.context.catalog.find(agent_id))
+                catalog.find(agent_id)
             except PatchbayError as error:
-                log.info("agent_unknown", agent=self.definition.id, spawnable=agent_id, error=str(error))
-        return known
+                why = str(error)[:_LONGEST_LOGGED]
+                log.info("agent_unknown", agent=self.definition.id, spawnable=agent_id[:_LONGEST_LOGGED], error=why)
+        return list(known.values())
 
     @asynccontextmanager
     async def resting(self) -> AsyncGenerator[None, None]:

@@ -49,6 +49,10 @@ class Definition(Protocol):
     def handle_steps(self) -> str | None: ...
 
 
+# Of names in what a model is told: a client may bring any number of agents, with names of any length.
+_MOST_NAMES = 50
+_LONGEST_NAME = 100
+
 _BY_COST_MODE = {"ask": "ask", "lite": "base-lite", "max": "base-max", "experimental": "base2"}
 _DEFAULT = "base"
 
@@ -78,25 +82,31 @@ class Catalog:
         """Those that the client brings."""
         return list(self._local)
 
+    def get(self, agent_id: str) -> Definition | None:
+        """See `find`; None: there is none, or its definition is wrong."""
+        publisher, name, _ = id_parts(agent_id)
+        found = self._local.get(agent_id) or self._local.get(name)
+        wrong = agent_id in self.problems or name in self.problems
+        if found is None and not wrong and publisher in ("", "codebuff"):
+            found = self._builtin.get(name)
+        return found
+
     def find(self, agent_id: str) -> Definition:
         """An agent by `id` or `publisher/id@version`.
 
         Raises:
             PatchbayError: There is none, or its definition is wrong.
         """
+        found = self.get(agent_id)
+        if found is not None:
+            return found
         _, name, _ = id_parts(agent_id)
-        found = self._local.get(agent_id) or self._local.get(name)
-        if found is None and (problem := self.problems.get(agent_id) or self.problems.get(name)):
-            message = f"the agent `{name}` is not defined well: {problem}"
+        if problem := self.problems.get(agent_id) or self.problems.get(name):
+            message = f"the agent `{name[:_LONGEST_NAME]}` is not defined well: {problem}"
             raise PatchbayError(make_error(INVALID_REQUEST, message, parameter="agentId"))
-        publisher, _, _ = id_parts(agent_id)
-        if found is None and publisher in ("", "codebuff"):
-            found = self._builtin.get(name)
-        if found is None:
-            known = ", ".join(sorted({*self._local, *self._builtin})) or "none"
-            message = f"there is no agent `{agent_id}` (agents here: {known})"
-            raise PatchbayError(make_error(NOT_FOUND, message, parameter="agentId"))
-        return found
+        known = listed(sorted({*self._local, *self._builtin}))
+        message = f"there is no agent `{agent_id[:_LONGEST_NAME]}` (agents here: {known})"
+        raise PatchbayError(make_error(NOT_FOUND, message, parameter="agentId"))
 
     def choose(self, agent_id: str | None, cost_mode: str, project: Project) -> Definition:
         """The agent of a prompt: the one asked for, else the project's, else that of the cost mode.
@@ -108,6 +118,12 @@ class Catalog:
         if agent_id is None and isinstance(base, str) and base:
             agent_id = base
         return self.find(agent_id or _BY_COST_MODE.get(cost_mode, _DEFAULT))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, for a model to read: no more of them than one would want to."""
+    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return ", ".join([*(name[:_LONGEST_NAME] for name in names[:_MOST_NAMES]), *more]) or "none"
 
 
 def id_parts(agent_id: str) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from patchbay.errors import PatchbayError
 from patchbay_codebuff_ws.loop.context import ChildOutput
-from patchbay_codebuff_ws.loop.definitions import Definition, may_spawn
+from patchbay_codebuff_ws.loop.definitions import Definition, listed, may_spawn
 from patchbay_codebuff_ws.loop.history import json_text, readable_message, system_notice, user_message
 from patchbay_codebuff_ws.loop.prompts import plain
 from patchbay_codebuff_ws.loop.prune import pruned
@@ -174,8 +174,7 @@ def _definition(agent: Agent, request: JsonObject) -> Definition:
     if len(agent.context.started) >= most:
         raise _Refused(f"There are as many agents as may be at a time ({most}): start fewer.")
     if not may_spawn(agent.spawnable, asked):
-        known = ", ".join(agent.spawnable) or "none"
-        raise _Refused(f"The agent `{asked}` may not be started here (agents: {known}).")
+        raise _Refused(f"The agent `{asked}` may not be started here (agents: {listed(agent.spawnable)}).")
     try:
         definition = agent.context.catalog.find(asked)
     except PatchbayError as error:
