@@ -42,6 +42,9 @@ _ASYNC_GENERATOR = re.compile(r"\s*async\s+function\s*\*")
 _PATIENCE = 2
 # A text in the engine takes up to twice its length, and what it is read into twice that again.
 _PART_OF_MEMORY = 4
+# Of lists and objects in what comes out, those signs within its texts included: the worker makes all of them at once,
+# and everybody waits meanwhile.
+_MOST_VALUES = 500_000
 # Of what a program has thrown.
 _MOST_SAID = 2000
 _BROKEN = "its process said what makes no sense"
@@ -217,6 +220,8 @@ def _most_bytes(limits: CodebuffSteps) -> int:
 
 
 def _decoded(reply: bytes) -> JsonObject:
+    if reply.count(b"[") + reply.count(b"{") > _MOST_VALUES:
+        raise StepsError(f"it yielded more than {_MOST_VALUES} lists and objects")
     try:
         try:
             value = msgspec.json.decode(reply)
