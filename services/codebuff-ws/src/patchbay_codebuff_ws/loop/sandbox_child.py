@@ -25,6 +25,8 @@ _STACK_BYTES = 512 * 1024
 _MEMORY_FACTOR = 3
 # Its input, its output, and where errors vanish.
 _FILES = 3
+# The worker that has started it comes first: it works for all the others.
+_NICENESS = 5
 
 # For machines as `uname` names them: their number in linux/audit.h, that of prlimit64, and those of the system calls
 # that are left: read, write, memory (mmap, mprotect, munmap, brk, mremap, madvise), signals (rt_sigaction,
@@ -65,6 +67,13 @@ def main() -> None:
 
 def _confine(memory: int) -> None:
     """Gives up what the engine does not need, for the case that a program gets out of it."""
+    os.nice(_NICENESS)
+    try:
+        # Some kernels schedule each session as one, by a niceness of its own.
+        with open("/proc/self/autogroup", "w") as niceness:
+            niceness.write(str(_NICENESS))
+    except OSError:
+        pass
     if sys.platform == "linux":
         # macOS does not hold a process to it; there the engine's own limit has to do.
         with open("/proc/self/statm") as status:
