@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from sockets import SESSION_STATE, ScriptedLoop, hang, prompt_action, replica, s
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.testing.eventually import eventually
+from patchbay_codebuff_ws.connection import wire
 from patchbay_codebuff_ws.ports import Client, Prompt, PromptResult
 
 SettingsWith = Callable[..., Settings]
@@ -93,6 +95,17 @@ async def test_each_frame_is_acknowledged_without_an_error(
         assert socket.frames() == [ack]
         await socket.prompt()
         assert (await socket.until_ended())["type"] == "prompt-response"
+
+
+def test_a_frame_of_very_many_parts_holds_nobody_up() -> None:
+    before = [stats["collections"] for stats in gc.get_stats()]
+    message = wire.read('{"a":[' + "[]," * 1_000_000 + "1]}")
+    assert len(message.body["a"]) == 1_000_001
+    after = [stats["collections"] for stats in gc.get_stats()]
+    assert sum(after) - sum(before) < 10
+    assert gc.isenabled()
+    with pytest.raises(wire.Unreadable):
+        wire.read('{"a":[' + "[]," * 8_000_000 + "1]}")
 
 
 async def test_half_an_emoji_does_no_harm(settings_with: SettingsWith) -> None:

@@ -6,6 +6,7 @@ which would end a client's process.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from patchbay_codebuff_ws.ports import JsonObject
 
 LONGEST_ID = 1_000
 """Of a prompt's id, which is in every frame about the prompt."""
+
+# Of lists and objects in a frame, those signs within its texts included: all of them are made at once, and everybody
+# waits meanwhile.
+_MOST_VALUES = 8_000_000
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -52,8 +57,10 @@ def read(text: str) -> Message:
     """Reads a frame.
 
     Raises:
-        Unreadable: It is no JSON object.
+        Unreadable: It is no JSON object, or one of too many parts.
     """
+    if text.count("[") + text.count("{") > _MOST_VALUES:
+        raise Unreadable("it has too many lists and objects")
     try:
         body = loads(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
@@ -66,13 +73,19 @@ def read(text: str) -> Message:
 
 
 def loads(text: str) -> Any:
-    """A frame's JSON. Raises msgspec.DecodeError, RecursionError or UnicodeError."""
+    """The JSON of a frame. Raises msgspec.DecodeError, RecursionError or UnicodeError."""
+    collects = gc.isenabled()
+    # To look for cycles among millions of lists, where there are none, takes several times as long as all else.
+    gc.disable()
     try:
         return _decode(text)
     except (msgspec.DecodeError, UnicodeError):
         # JavaScript cuts emoji in half; no decoder takes the halves.
         mended = mend_text(text.encode(errors="replace"))
         return _decode(mended)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def write(message: Mapping[str, Any]) -> str:
