@@ -31,8 +31,9 @@ _SHORTEST_TOKEN = 4
 _NAMES = re.compile(r"token\Z|fingerprint|secret|password|api_?key|authorization|cookie|credential", re.IGNORECASE)
 # In a text that is no JSON; what is cut off in its middle ends with the text.
 _FIELD = re.compile(r'"(?P<name>[^"\\]{1,100})"\s*:\s*"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-# What is given to the programs and servers of MCP: any of it may be a key.
-_SECRET_MAPS = frozenset({"env", "headers"})
+# What is given to the programs and servers of MCP, and what a user's shell begins with: any of it may be a key.
+_SECRET_MAPS = frozenset({"env", "headers", "shellConfigFiles"})
+_IN_URL = re.compile(r"([?&][^?=&#]{0,40}(?:key|token|secret|password|auth)[^?=&#]{0,40}=)[^&#]+", re.IGNORECASE)
 
 
 class Captures:
@@ -146,6 +147,8 @@ def _by_name(value: Any) -> Any:
 def _field(name: str, value: Any, secret_maps: frozenset[str]) -> Any:
     if _NAMES.search(name) and isinstance(value, str):
         return MASK
+    if name == "url" and isinstance(value, str):
+        return _IN_URL.sub(rf"\1{MASK}", value)
     if name in secret_maps and isinstance(value, Mapping):
         return {key: MASK if isinstance(item, str) else _by_name(item) for key, item in value.items()}
     if name == "mcpConfig":
