@@ -7,6 +7,7 @@ secret, from which the id is made and which nobody else has: who sees the addres
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import secrets
 import time
 from typing import cast
@@ -25,7 +26,8 @@ TTL_SECONDS = 300
 MOST_TRIES = 5
 """How many keys a browser may try for one sign-in."""
 MOST_PER_MINUTE = 30
-"""How many sign-ins may be begun from one address: all its users together, if a proxy is what calls."""
+"""How many sign-ins may be begun from one address, or one /64 of IPv6: all its users together, if a proxy is what
+calls."""
 
 _TTL_MS = TTL_SECONDS * 1000
 _MINUTE_MS = 60_000
@@ -58,7 +60,8 @@ class CodebuffLogins:
         Args:
             address: Where it is begun from.
         """
-        begun = keys.codebuff_logins_begun(hashlib.sha256(address.encode()).hexdigest()[:32], int(time.time() // 60))
+        digest = hashlib.sha256(_network(address).encode()).hexdigest()[:32]
+        begun = keys.codebuff_logins_begun(digest, int(time.time() // 60))
         secret = secrets.token_hex(32)
         login_id = login_of(fingerprint_id, secret)
         login = msgspec.json.encode(Login(fingerprint_id, time.time()))
@@ -114,6 +117,15 @@ class CodebuffLogins:
         async with deadline(self._timeout):
             await self._redis.execute_command("DEL", keys.codebuff_login(login_id))
             await self._redis.execute_command("DEL", keys.codebuff_login_token(login_id))
+
+
+def _network(address: str) -> str:
+    """What one client may well have all addresses of."""
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return address if parsed.ipv4_mapped else str(ipaddress.IPv6Network((parsed, 64), strict=False))
 
 
 def login_of(fingerprint_id: str, secret: str) -> str:
