@@ -236,6 +236,19 @@ async def test_what_an_idle_socket_has_said_is_kept_for_as_long_as_it_is_there(s
     assert second.loop.prompts[0].session_state["fileContext"] == FILE_CONTEXT
 
 
+async def test_a_socket_follows_no_more_than_some_topics(settings_with: SettingsWith) -> None:
+    async with replica(settings_with()) as serving, serving.socket() as socket:
+        for topics in ([f"{n:0900}" for n in range(1_000)], ["short"], [str(n) for n in range(5_000)]):
+            number = await socket.say({"type": "subscribe", "topics": topics})
+            await socket.until(lambda message, number=number: message.frames_done.number == number)
+        redis = serving.service.redis
+        [name] = [name async for name in redis.scan_iter("pb:codebuff-connection:*")]
+        kept = await redis.get(name)
+        # Anyone may have it kept.
+        assert b'"short"' in kept
+        assert 15_000 < len(kept) < 40_000
+
+
 async def test_without_redis_everything_but_the_moves_goes_on(
     settings_with: SettingsWith, valkey: ValkeyProcess
 ) -> None:

@@ -43,6 +43,8 @@ LOST = (
     "The service was restarted while it answered, and what it had not said yet is lost. Send the prompt again to go on."
 )
 _MOST_TOPICS = 1_000
+# Of their names together: they are kept for whoever asks for it.
+_MOST_TOPIC_CHARACTERS = 20_000
 _LONGEST_NAME = 1_000
 # What a slow socket has to take the last of what it is told, once its edge has ended the call.
 _FLUSH_SECONDS = 0.5
@@ -220,12 +222,14 @@ class Connection:
     async def _follow(self, topics: object, *, leave: bool) -> None:
         names = [name[:_LONGEST_NAME] for name in topics if isinstance(name, str)] if isinstance(topics, list) else []
         followed = dict.fromkeys(self._memory.record.topics)
+        size = sum(map(len, followed))
         for name in names:
             if leave:
                 followed.pop(name, None)
                 self._parts.topics.leave(name, self._tell)
-            elif len(followed) < _MOST_TOPICS:
+            elif name not in followed and len(followed) < _MOST_TOPICS and size + len(name) <= _MOST_TOPIC_CHARACTERS:
                 followed[name] = None
+                size += len(name)
                 self._parts.topics.follow(name, self._tell)
         await self._memory.remember(msgspec.structs.replace(self._memory.record, topics=tuple(followed)))
 
