@@ -15,7 +15,7 @@ DEFAULTS = Limits(requests_per_minute=60, concurrent_requests=6, max_connections
 KEYS = (
     '[{"key":"pb-one","id":"one","organization":"acme","user":"ann"},'
     '{"key":"pb-two","id":"two","requests_per_minute":5},'
-    '{"key":"clé","id":"three"}]'
+    '{"key":"clé","id":"three"},{"key":"voilà","id":"four"}]'
 )
 
 
@@ -58,6 +58,9 @@ def api_key(secret: str) -> Credential:
         ({"x-api-key": "", "authorization": "Bearer pb-one"}, "one", None),
         # UTF-8 on the wire, as latin-1 text.
         ({"x-api-key": "clé".encode().decode("latin-1")}, "three", None),
+        ({"x-api-key": "voilà".encode().decode("latin-1")}, "four", None),
+        ({"x-patchbay-key": "\tvoilà ".encode().decode("latin-1")}, "four", None),
+        ({"authorization": "Bearer voilà".encode().decode("latin-1")}, "four", None),
     ],
 )  # fmt: skip
 def test_knows_who_calls(headers: dict[str, str], key_id: str, credential: Credential | None, required: bool) -> None:
@@ -121,7 +124,7 @@ def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(callers.hmac, "compare_digest", counting)
     known.identify({"x-api-key": "pb-one"})
-    assert compared == [True, False, False]
+    assert compared == [True, False, False, False]
 
 
 def test_without_any_keys_every_header_is_a_provider_credential() -> None:

@@ -60,7 +60,7 @@ class Callers:
             PatchbayError: AUTHENTICATION when a key is required and none, or a wrong one, is there.
         """
         offered = _offered(headers)
-        own = headers.get(KEY_HEADER, "").strip()
+        own = _stripped(headers.get(KEY_HEADER, ""))
         known = self._find(own) if own else None
         credential = None
         for candidate in offered:
@@ -110,9 +110,14 @@ def _identity(key: ApiKey, defaults: Limits) -> Identity:
 def _offered(headers: Mapping[str, str]) -> list[Credential]:
     """What the usual headers hold, `x-api-key` before the bearer."""
     offered = []
-    if secret := headers.get("x-api-key", "").strip():
+    if secret := _stripped(headers.get("x-api-key", "")):
         offered.append(Credential(scheme=Credential.SCHEME_API_KEY, secret=secret))
-    scheme, _, secret = headers.get("authorization", "").strip().partition(" ")
-    if scheme.lower() == "bearer" and secret.strip():
-        offered.append(Credential(scheme=Credential.SCHEME_BEARER, secret=secret.strip()))
+    scheme, _, secret = _stripped(headers.get("authorization", "")).partition(" ")
+    if scheme.lower() == "bearer" and (secret := _stripped(secret)):
+        offered.append(Credential(scheme=Credential.SCHEME_BEARER, secret=secret))
     return offered
+
+
+def _stripped(header: str) -> str:
+    """A header without what HTTP has around it. The white space of latin-1 is half of a character of a key's."""
+    return header.strip(" \t")
