@@ -7,7 +7,6 @@ secret, from which the id is made and which nobody else has: who sees the addres
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import secrets
 import time
 from typing import cast
@@ -15,6 +14,7 @@ from typing import cast
 import msgspec
 import structlog
 
+from patchbay.addresses import network_of
 from patchbay.state import keys
 from patchbay.state.connection import Client, deadline
 from patchbay.state.sealing import CannotOpen, Sealer
@@ -60,7 +60,7 @@ class CodebuffLogins:
         Args:
             address: Where it is begun from.
         """
-        digest = hashlib.sha256(_network(address).encode()).hexdigest()[:32]
+        digest = hashlib.sha256(network_of(address).encode()).hexdigest()[:32]
         begun = keys.codebuff_logins_begun(digest, int(time.time() // 60))
         secret = secrets.token_hex(32)
         login_id = login_of(fingerprint_id, secret)
@@ -117,15 +117,6 @@ class CodebuffLogins:
         async with deadline(self._timeout):
             await self._redis.execute_command("DEL", keys.codebuff_login(login_id))
             await self._redis.execute_command("DEL", keys.codebuff_login_token(login_id))
-
-
-def _network(address: str) -> str:
-    """What one client may well have all addresses of."""
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return address if parsed.ipv4_mapped else str(ipaddress.IPv6Network((parsed, 64), strict=False))
 
 
 def login_of(fingerprint_id: str, secret: str) -> str:

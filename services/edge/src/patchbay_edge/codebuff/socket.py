@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from starlette.requests import HTTPConnection
 
+from patchbay.addresses import network_of
 from patchbay.dialects.openai_responses import DIALECT as RESPONSES
 from patchbay.dispatch.callers import KEY_HEADER, Callers
 from patchbay.dispatch.transport import Connections
@@ -153,7 +154,7 @@ class CodebuffSockets:
             key_id = ""
         if key_id:
             return f"key:{key_id}"
-        return f"address:{_address(scope)}"
+        return f"address:{network_of(_address(scope))}"
 
     def _move(self, worker_ids: Collection[str]) -> None:
         for relay in list(self._open):
