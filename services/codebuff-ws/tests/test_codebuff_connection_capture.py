@@ -50,8 +50,31 @@ async def test_a_session_is_captured_without_its_secrets(settings_with: Settings
     assert kinds[-2:] == ["ping", "ack"]
 
 
+def test_the_key_of_an_upgrade_is_taken_out_too(tmp_path: Path) -> None:
+    headers = {"authorization": "Bearer pb-first-key", "x-api-key": "pb-second-key"}
+    opened = Captures(tmp_path, worker_id="w1").open("c1", headers)
+    assert opened is not None
+    opened.server('{"type":"action","data":{"output":"pb-first-key pb-second-key"}}')
+    opened.close()
+    [path] = tmp_path.iterdir()
+    [line] = lines_of(path)
+    assert line["frame"]["data"]["output"] == f"{capture.MASK} {capture.MASK}"
+
+
+@pytest.mark.parametrize("token", ["true", "false", "null", "2026", "1e10", "-1.5"])
+def test_a_key_that_may_be_anything_breaks_no_frame(tmp_path: Path, token: str) -> None:
+    opened = Captures(tmp_path, worker_id="w1").open("c1", {})
+    assert opened is not None
+    said = json.dumps({"type": "action", "data": {"authToken": token, "n": json.loads(token)}})
+    opened.client(said)
+    opened.client(said)
+    opened.close()
+    [path] = tmp_path.iterdir()
+    assert [line["frame"]["data"]["n"] for line in lines_of(path)] == [json.loads(token)] * 2
+
+
 def test_a_frame_that_is_odd_keeps_its_secrets_too(tmp_path: Path) -> None:
-    opened = Captures(tmp_path, worker_id="w1").open("c1")
+    opened = Captures(tmp_path, worker_id="w1").open("c1", {})
     assert opened is not None
     # Half of a character, as JavaScript's texts may have it; the replica reads such a frame.
     opened.client(r'{"type":"action","data":{"authToken":"pb-first-key","prompt":"half \ud83d"}}')
@@ -115,7 +138,7 @@ def test_what_is_taken_out() -> None:
     ],
 )  # fmt: skip
 def test_secrets_of_odd_frames_are_taken_out(tmp_path: Path, text: str) -> None:
-    opened = Captures(tmp_path, worker_id="w1").open("c1")
+    opened = Captures(tmp_path, worker_id="w1").open("c1", {})
     assert opened is not None
     opened.client(text)
     opened.close()
@@ -129,7 +152,7 @@ def test_files_and_their_number_are_bounded(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(capture, "_MOST_FILES", 3)
     captures = Captures(tmp_path, worker_id="w1")
     for number in range(5):
-        opened = captures.open(f"c/{number}")
+        opened = captures.open(f"c/{number}", {})
         assert opened is not None
         for _ in range(20):
             opened.client('{"type":"ping"}')
@@ -143,4 +166,4 @@ def test_files_and_their_number_are_bounded(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert Captures(tmp_path / "file" / "captures", worker_id="w1").open("c1") is None
+    assert Captures(tmp_path / "file" / "captures", worker_id="w1").open("c1", {}) is None

@@ -92,7 +92,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
             usage=CodebuffUsage(shared.redis, timeout=timeout),
             load=self,
             worker_id=shared.worker_id,
-            capture=captures.open if captures is not None else lambda _: None,
+            capture=captures.open if captures is not None else lambda _, __: None,
         )
         self._connections: set[Connection] = set()
         self._gone = asyncio.Event()

@@ -27,6 +27,7 @@ _MOST_BYTES = 32 * 1024 * 1024
 _MOST_FILES = 200
 _LONGEST_TEXT = 2_000
 _SHORTEST_TOKEN = 4
+_IS_KEY = re.compile(r"(?!(?:true|false|null|[-+.\deE]*)\Z)")
 
 _NAMES = re.compile(r"token\Z|fingerprint|secret|password|api_?key|authorization|cookie|credential", re.IGNORECASE)
 # In a text that is no JSON; what is cut off in its middle ends with the text.
@@ -48,8 +49,12 @@ class Captures:
         self._directory = directory
         self._worker_id = worker_id
 
-    def open(self, connection_id: str) -> FrameCapture | None:
-        """The file of one socket, whichever replica has begun it; None: it cannot be written."""
+    def open(self, connection_id: str, headers: Mapping[str, str]) -> FrameCapture | None:
+        """The file of one socket, whichever replica has begun it; None: it cannot be written.
+
+        Args:
+            headers: Those that say who the client is: its keys are in them.
+        """
         name = re.sub(r"[^A-Za-z0-9_-]", "_", connection_id)[:60]
         if name != connection_id:
             name += "-" + hashlib.sha256(connection_id.encode()).hexdigest()[:12]
@@ -61,7 +66,10 @@ class Captures:
         except OSError as error:
             log.error("capture_not_opened", path=str(path), error=str(error))
             return None
-        return FrameCapture(descriptor, worker_id=self._worker_id)
+        capture = FrameCapture(descriptor, worker_id=self._worker_id)
+        for value in headers.values():
+            capture.keep_out(value.strip(" \t").rpartition(" ")[2])
+        return capture
 
     def _make_room(self, path: Path) -> None:
         """Removes the oldest files, so that with this one there are not too many."""
@@ -79,6 +87,12 @@ class FrameCapture:
         self._worker_id = worker_id
         self._size = os.fstat(descriptor).st_size
         self._tokens: set[bytes] = set()
+
+    def keep_out(self, token: str) -> None:
+        """Has a client's key be taken out wherever it is said, in commands and their output too."""
+        # A number, or a word of JSON, would be taken out of the frame's own form as well.
+        if _IS_KEY.match(token) and len(token) >= _SHORTEST_TOKEN and len(self._tokens) < _MOST_FILES:
+            self._tokens.add(msgspec.json.encode(token)[1:-1])
 
     def client(self, text: str) -> None:
         """A frame that the client has sent."""
@@ -122,11 +136,10 @@ class FrameCapture:
             self.close()
 
     def _note_tokens(self, frame: object) -> None:
-        """Keeps the client's key in mind: it is taken out wherever else it is said, in commands and their output."""
         data = frame.get("data") if isinstance(frame, dict) else None
         token = data.get("authToken") if isinstance(data, dict) else None
-        if isinstance(token, str) and len(token) >= _SHORTEST_TOKEN and len(self._tokens) < _MOST_FILES:
-            self._tokens.add(msgspec.json.encode(token)[1:-1])
+        if isinstance(token, str):
+            self.keep_out(token)
 
 
 def redacted(frame: Any) -> Any:

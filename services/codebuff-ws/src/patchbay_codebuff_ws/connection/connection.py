@@ -69,7 +69,7 @@ class Connection:
     def __init__(self, attach: Attach, parts: Parts) -> None:
         self._attach = attach
         self._parts = parts
-        self._capture = parts.capture(attach.connection_id)
+        self._capture = parts.capture(attach.connection_id, attach.headers)
         self._outbox = Outbox(observer=self._capture.server if self._capture is not None else None)
         self._requests = Requests()
         self._memory = Memory(attach.connection_id, parts.sessions, again=attach.again)

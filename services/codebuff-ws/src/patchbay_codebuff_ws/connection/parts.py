@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,4 +49,4 @@ class Parts:
     usage: CodebuffUsage
     load: Load
     worker_id: str
-    capture: Callable[[str], Capture | None]
+    capture: Callable[[str, Mapping[str, str]], Capture | None]
