@@ -221,6 +221,38 @@ async def test_a_result_at_another_replica_begins_anew(settings_with: SettingsWi
             assert history[-1] == {"role": "assistant", "content": '[Called ls with {"a":1}]'}
 
 
+async def test_an_answer_that_does_not_name_a_file_does_not_say_that_it_is_not_there(
+    settings_with: SettingsWith,
+) -> None:
+    async def run(prompt: Prompt, client: Client) -> PromptResult:
+        files = await client.read_files(["a.py", "b.py"])
+        assert files["a.py"] is None
+        assert (files["b.py"] or "").startswith("[FILE_READ_ERROR]")
+        return await say_done(prompt, client)
+
+    async with replica(legacy(settings_with), loop=ScriptedLoop([run])) as serving, serving.socket() as socket:
+        await user_input(socket, "hi")
+        await socket.until_frame("read-files")
+        await socket.act("read-files-response", files={"a.py": None, "late.py": "x"})
+        await socket.until_frame("response-complete")
+        assert socket.chunks() == ["done"]
+
+
+async def test_a_result_for_a_prompt_of_the_other_generation(settings_with: SettingsWith) -> None:
+    loop = ScriptedLoop([call_terminal, hang])
+    async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:
+        await user_input(socket, "hi", prompt_id="u1")
+        await socket.until_frame("tool-call")
+        await socket.prompt("u1")
+        await eventually(lambda: len(loop.prompts) == 2)
+        number = await user_input(socket, "hi", "...", "[TOOL_RESULT] x", prompt_id="u1")
+        await socket.until(lambda message: message.frames_done.number == number)
+        await eventually(lambda: loop.running == 1)
+        await socket.act("cancel-user-input", promptId="u1", authToken="t")
+        await socket.until_frame("prompt-response", promptId="u1")
+        await serving.idle()
+
+
 async def test_a_drain_while_the_turn_is_the_clients(settings_with: SettingsWith) -> None:
     loop = ScriptedLoop([call_terminal])
     async with replica(legacy(settings_with), loop=loop) as serving, serving.socket() as socket:

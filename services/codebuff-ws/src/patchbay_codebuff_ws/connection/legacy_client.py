@@ -178,6 +178,12 @@ class LegacyClient(PromptClient):
         async with self._reading, super()._asking() as request:
             yield request
 
+    def _content(self, files: JsonObject, path: str) -> str | None:
+        if path in files:
+            return super()._content(files, path)
+        # It names each file that it is asked for: this is the late answer to an earlier question.
+        return "[FILE_READ_ERROR] The client has answered something else."
+
     def _open_request(self) -> Request:
         return self._requests.open("")
 

@@ -114,8 +114,13 @@ class PromptClient:
                 return found | dict.fromkeys(wanted, status)
         files = answer.get("files") if answer is not None else None
         if isinstance(files, dict):
-            found |= {path: content for path in wanted if isinstance(content := files.get(path), str)}
+            found |= {path: self._content(files, path) for path in wanted}
         return found
+
+    def _content(self, files: JsonObject, path: str) -> str | None:
+        """What the client's answer says of a file, of which it leaves some out that are not there."""
+        content = files.get(path)
+        return content if isinstance(content, str) else None
 
     async def call_tool(
         self,

@@ -156,7 +156,10 @@ class Runner:
         task.add_done_callback(self._tasks.discard)
 
     def resume(self, run: Run, prompt_id: str, frame: ClientFrame) -> bool:
-        """Has the turn again after `suspend`. False: another replica is to go on with it."""
+        """Has the turn again after `suspend`. False: another replica is to go on with it, or a prompt has that id."""
+        if prompt_id in self._running:
+            run.cancel(Stop.SHUTDOWN)
+            return False
         if not self._taken(prompt_id, frame):
             return False
         run.prompt_id = prompt_id
