@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, history_of
+from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, history_of, session
 
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay_codebuff_ws.loop.steps import (
@@ -175,6 +175,17 @@ async def test_texts_and_many_answers() -> None:
     result = await world.run()
     assert result.output["value"] == "x-x-x"
     assert world.client.text == "Saidx-x-x"
+
+
+async def test_many_answers_take_a_step() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        while True:
+            yield {"type": "GENERATE_N", "n": 2}
+
+    world, _ = world_of(source, *[["x"]] * 7)
+    output = (await world.run(state=session(steps=3))).output
+    assert "used all its steps" in output["message"]
+    assert len(world.models.asked) == 6
 
 
 async def test_many_answers_fail_as_one_does() -> None:

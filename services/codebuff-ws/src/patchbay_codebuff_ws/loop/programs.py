@@ -74,6 +74,9 @@ class ProgramRun:
                     await agent.output.event({"type": "text", "text": text})
                     agent.take(Answer.of_text(text))
                 case Generate(n=n):
+                    if agent.state.steps_remaining <= 0:
+                        raise StepsError("it has used all its steps, of which GENERATE_N takes one")
+                    agent.state.steps_remaining -= 1
                     self._responses = await agent.generate(n)
                 case CallTool() as call:
                     self._result = await self._call(call)
