@@ -90,6 +90,18 @@ async def test_the_client_gets_what_its_wire_has(name: str, given: Json, wire: J
     assert world.client.events("tool_call")[0]["input"] == given
 
 
+async def test_null_is_taken_for_what_is_left_out() -> None:
+    world, _ = await called(
+        Call("code_search", {"pattern": "a", "cwd": None, "flags": None}),
+        Call("mine", {"a": None, "b": None}),
+        Call("code_search", {"pattern": None}),
+        customToolDefinitions={"mine": {"inputJsonSchema": {"properties": {"a": {"type": ["string", "null"]}}}}},
+    )
+    sent = [wire for _, wire, _, _ in world.client.tool_requests]
+    # One that may be null stays as it is.
+    assert sent == [{"pattern": "a", "maxResults": 30}, {"a": None, "b": None}]
+
+
 async def test_a_list_of_what_is_wanted_may_be_empty() -> None:
     spawning = (Call(name, {"agents": []}) for name in ("spawn_agents", "spawn_agents_async"))
     world, results = await called(Call("read_files", {"paths": []}), *spawning)

@@ -26,7 +26,6 @@ class Tool:
 
     Attributes:
         schema: JSON schema of its input.
-        ends_step: Whether the model needs to see the result before it goes on.
         counts: Whether calling it means that the turn goes on. A model that notes a thought or a subgoal stops there
             only to get the call's result.
         changes_files: Whether files may be others after it.
@@ -37,7 +36,6 @@ class Tool:
     name: str
     description: str
     schema: JsonObject
-    ends_step: bool = True
     counts: bool = True
     changes_files: bool = False
     custom: bool = False
@@ -94,7 +92,6 @@ _TOOLS = (
                 "content": _said(_STRING, "All that the file is to hold: nothing may be left out."),
             }
         ),
-        ends_step=False,
     ),
     Tool(
         "str_replace",
@@ -115,13 +112,11 @@ _TOOLS = (
                 },
             }
         ),
-        ends_step=False,
     ),
     Tool(
         "create_plan",
         "Writes a plan into a Markdown file, for the user to read before a larger change.",
         _object({"path": _said(_TEXT, "A Markdown file."), "plan": _said(_TEXT, "The plan, in Markdown.")}),
-        ends_step=False,
         counts=False,
     ),
     Tool(
@@ -188,14 +183,12 @@ _TOOLS = (
         "lookup_agent_info",
         "Says what an agent is for and what it takes.",
         _object({"agentId": _TEXT}),
-        ends_step=False,
     ),
     Tool("spawn_agents", "Starts agents side by side and waits for what they give.", _AGENTS, changes_files=True),
     Tool(
         "spawn_agents_async",
         "Starts agents that work beside you; what they give comes as a message when they are done.",
         _AGENTS,
-        ends_step=False,
         changes_files=True,
     ),
     Tool("spawn_agent_inline", "Starts an agent that works on this conversation itself.", _AGENT, changes_files=True),
@@ -203,10 +196,9 @@ _TOOLS = (
         "think_deeply",
         "A place to think a hard question through, step by step, before you act.",
         _object({"thought": _TEXT}),
-        ends_step=False,
     ),
     Tool("end_turn", "Ends your turn: all is done, or only the user can go on.", _object({})),
-    Tool("set_output", "Sets your result.", {"type": "object"}, ends_step=False, counts=False),
+    Tool("set_output", "Sets your result.", {"type": "object"}, counts=False),
     Tool(
         "set_messages",
         "Replaces the whole conversation.",
@@ -223,13 +215,11 @@ _TOOLS = (
         "add_subgoal",
         "Notes a subgoal of a larger task.",
         _object({"id": _ID, "objective": _said(_TEXT, "What is to be reached."), "status": _STATUS}, _SUBGOAL),
-        ends_step=False,
     ),
     Tool(
         "update_subgoal",
         "Notes how far a subgoal is.",
         _object({"id": _ID}, _SUBGOAL),
-        ends_step=False,
     ),
 )
 BUILT_IN: Mapping[str, Tool] = {tool.name: tool for tool in _TOOLS}
@@ -250,18 +240,21 @@ def tool_table(
             "set_output",
             BUILT_IN["set_output"].description,
             {**output_schema, "type": "object"},
-            ends_step=False,
             counts=False,
         )
     return table
 
 
 def meant(tool: Tool, given: JsonObject) -> JsonObject:
-    """What the input of a call is meant to be: some put an output into a field of its own, as newer clients want it."""
-    data = given.get("data")
-    if tool.name == "set_output" and isinstance(data, dict) and problems_of(given, tool.schema):
-        return data
-    return given
+    """What the input of a call is meant to be: some put an output into a field of its own, as newer clients want it,
+    and some say null for what they leave out."""
+    nulls = [name for name, value in given.items() if value is None and name not in tool.schema.get("required", ())]
+    is_wrapped = tool.name == "set_output" and isinstance(given.get("data"), dict)
+    if not (nulls or is_wrapped) or not problems_of(given, tool.schema):
+        return given
+    if is_wrapped:
+        return dict(given["data"])
+    return {name: value for name, value in given.items() if name not in nulls}
 
 
 def custom_tool(name: str, definition: Mapping[str, Any]) -> Tool:
@@ -277,7 +270,6 @@ def custom_tool(name: str, definition: Mapping[str, Any]) -> Tool:
         name,
         description,
         {**schema, "type": "object"},
-        ends_step=definition.get("endsAgentStep") is not False,
         changes_files=True,
         custom=True,
     )
