@@ -9,7 +9,7 @@ import pytest
 from sockets import FILE_CONTEXT, ScriptedLoop, Socket, hang, replica, say_hello
 
 from patchbay.settings import Settings
-from patchbay.testing.eventually import eventually, settled
+from patchbay.testing.eventually import eventually, hold, settled
 from patchbay.testing.valkey import ValkeyProcess
 from patchbay_codebuff_ws.connection import connection
 from patchbay_codebuff_ws.ports import Client, Prompt, PromptResult
@@ -218,7 +218,7 @@ async def test_what_an_idle_socket_has_said_is_kept_for_as_long_as_it_is_there(s
 
     async def idle(socket: Socket) -> None:
         for _ in range(20):
-            await asyncio.sleep(0.1)
+            await hold(0.1)
             number = await socket.say({"type": "ping"})
         await socket.until(lambda message: message.frames_done.number == number)
 
