@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from loop_fakes import Call, Definition, FakeClient, FakeModels, Json, World, history_of, session
 
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
+from patchbay.settings.codebuff import Codebuff, CodebuffSteps
 from patchbay_codebuff_ws.loop.steps import (
     CallTool,
     Ended,
@@ -123,6 +125,32 @@ async def test_a_call_may_be_left_out_of_the_conversation() -> None:
     result = await world.run("hi")
     assert [message["role"] for message in history_of(result)] == ["user", "assistant"]
     assert len(world.client.events("tool_call")) == 1
+
+
+async def test_one_prompt_does_not_take_all_programs() -> None:
+    def source(state: Json) -> Generator[Any, Json, None]:
+        if state["prompt"] == "start some":
+            agents = [{"agent_type": "child", "prompt": str(number)} for number in range(3)]
+            result = yield {"toolName": "spawn_agents", "input": {"agents": agents}}
+            outputs = [report["value"] for report in result["toolResult"][0]["value"]]
+            yield {"type": "STEP_TEXT", "text": json.dumps(outputs)}
+        else:
+            yield "STEP"
+
+    steps = PythonSteps(source)
+    program = "function* () {}"
+    agents = [
+        Definition(id="base", tool_names=("spawn_agents",), spawnable_agents=("child",), handle_steps=program),
+        Definition(id="child", handle_steps=program),
+    ]
+    settings = Codebuff(steps=CodebuffSteps(max_programs=8))
+    world = World(FakeModels(["I ran"]), FakeClient(), agents, settings, steps=steps)
+    outputs = json.loads((await world.run("start some")).output["value"])
+    assert sorted(output.get("value", "") for output in outputs) == ["", "", "I ran"]
+    assert sum("as may run at a time" in json.dumps(output) for output in outputs) == 2
+    # The places are free again.
+    assert len(steps.programs) == 2
+    assert json.loads((await world.run("start some")).output["value"])
 
 
 async def test_a_program_needs_no_model() -> None:

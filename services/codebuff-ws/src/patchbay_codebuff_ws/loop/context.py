@@ -86,6 +86,7 @@ class Context:
         slots: Who has one is at work; who waits for its own agents gives it away.
         tasks: Owns the agents that work beside others.
         started: The ids of the agents that others have started and that have not ended.
+        programs: The ids of the agents whose programs run.
         mcp_listings: What the client has said of servers of MCP, by question.
     """
 
@@ -101,6 +102,7 @@ class Context:
     tasks: asyncio.TaskGroup
     session_id: str
     started: set[str] = field(default_factory=set)
+    programs: set[str] = field(default_factory=set)
     mcp_listings: dict[str, Sequence[JsonObject]] = field(default_factory=dict)
 
     async def mcp_tools(self, config: JsonObject, names: Sequence[str] | None) -> Sequence[JsonObject]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A program that calls tools for ever is no use to anyone.
 _MAX_YIELDS_BETWEEN_STEPS = 500
+# So many share a replica's programs: one that starts agent after agent leaves some to others.
+_PROMPTS_AT_LEAST = 4
 
 
 class ProgramRun:
@@ -91,6 +93,10 @@ class ProgramRun:
             argument: JsonObject = {"agentState": state, "prompt": self._prompt}
             if self._params is not None:
                 argument["params"] = self._params
+            limits = context.settings.steps
+            if len(context.programs) >= max(1, limits.max_programs // _PROMPTS_AT_LEAST):
+                raise StepsError("as many programs run for this prompt as may run at a time")
+            context.programs.add(self._agent.state.agent_id)
             self._program = await context.steps.start(self._source, argument, log=self._log)
             return await unless_cancelled(context.client, self._program.advance(None))
         result: JsonObject = {"agentState": state, "toolResult": self._result, "stepsComplete": ended}
@@ -140,5 +146,6 @@ class ProgramRun:
         return output
 
     async def aclose(self) -> None:
+        self._agent.context.programs.discard(self._agent.state.agent_id)
         if self._program is not None:
             await asyncio.shield(asyncio.ensure_future(self._program.aclose()))

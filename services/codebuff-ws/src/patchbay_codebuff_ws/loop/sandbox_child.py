@@ -73,7 +73,7 @@ def _confine(memory: int) -> None:
         with open("/proc/self/autogroup", "w") as niceness:
             niceness.write(str(_NICENESS))
     except OSError:
-        pass
+        pass  # Others have no such file; and it takes only so many changes a second.
     if sys.platform == "linux":
         # macOS does not hold a process to it; there the engine's own limit has to do.
         with open("/proc/self/statm") as status:
