@@ -236,6 +236,28 @@ async def test_what_an_idle_socket_has_said_is_kept_for_as_long_as_it_is_there(s
     assert second.loop.prompts[0].session_state["fileContext"] == FILE_CONTEXT
 
 
+async def test_a_project_that_has_no_room_in_the_replica_is_in_redis(
+    settings_with: SettingsWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchbay_codebuff_ws.service._PROJECT_BYTES", 3_000)
+    async with replica(settings_with()) as serving:
+        room = serving.service.room
+        async with serving.socket("c1") as first, serving.socket("c2") as second:
+            for socket, name in ((first, "a"), (second, "b")):
+                context = {**FILE_CONTEXT, "knowledgeFiles": {name: name * 1_000}}
+                await socket.act("init", fingerprintId="f", fileContext=context)
+                await socket.until_frame("init-response")
+                assert 1_000 < room.used < 3_000
+            for socket in (first, second):
+                for prompt_id in ("p1", "p2"):
+                    await socket.prompt(prompt_id, sessionState={})
+                    await socket.until_ended(prompt_id)
+        await serving.idle()
+        await eventually(lambda: not room.used)
+    names = [set(prompt.session_state["fileContext"]["knowledgeFiles"]) for prompt in serving.loop.prompts]
+    assert names == [{"a"}, {"a"}, {"b"}, {"b"}]
+
+
 async def test_a_socket_follows_no_more_than_some_topics(settings_with: SettingsWith) -> None:
     async with replica(settings_with()) as serving, serving.socket() as socket:
         for topics in ([f"{n:0900}" for n in range(1_000)], ["short"], [str(n) for n in range(5_000)]):

@@ -24,6 +24,7 @@ from patchbay.telemetry import metrics
 from patchbay.worker.runtime import Shared
 from patchbay_codebuff_ws.connection.capture import Captures
 from patchbay_codebuff_ws.connection.connection import Connection
+from patchbay_codebuff_ws.connection.memory import Room
 from patchbay_codebuff_ws.connection.parts import Parts
 from patchbay_codebuff_ws.loop import make_loop
 from patchbay_codebuff_ws.ports import Loop
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 # What prompts that were broken off have to say so.
 _LAST_WORDS_SECONDS = 2.0
 _SERVICE = "codebuff-ws"
+# Of its sockets' projects, of all together; what has no room is in Redis.
+_PROJECT_BYTES = 512 * 1024 * 1024
 
 Context = grpc.aio.ServicerContext[ConnectRequest, ConnectResponse]
 
@@ -76,6 +79,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
         if settings.codebuff.capture:
             captures = Captures(Path(settings.codebuff.capture_directory), worker_id=shared.worker_id)
         self.topics = Topics(shared.redis, replica_id=shared.worker_id, timeout=timeout)
+        self.room = Room(_PROJECT_BYTES)
         self._parts = Parts(
             settings=settings,
             loop=loop,
@@ -87,6 +91,7 @@ class CodebuffService(codebuff_pb2_grpc.CodebuffServicer):
                 ttl_seconds=settings.codebuff.session_ttl_seconds,
                 timeout=timeout,
             ),
+            room=self.room,
             topics=self.topics,
             logins=CodebuffLogins(shared.redis, sealer=login_sealer(settings.security), timeout=timeout),
             usage=CodebuffUsage(shared.redis, timeout=timeout),

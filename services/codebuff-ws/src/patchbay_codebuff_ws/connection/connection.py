@@ -72,7 +72,7 @@ class Connection:
         self._capture = parts.capture(attach.connection_id, attach.headers)
         self._outbox = Outbox(observer=self._capture.server if self._capture is not None else None)
         self._requests = Requests()
-        self._memory = Memory(attach.connection_id, parts.sessions, again=attach.again)
+        self._memory = Memory(attach.connection_id, parts.sessions, again=attach.again, room=parts.room)
         self._runner = Runner(
             parts, headers=attach.headers, outbox=self._outbox, memory=self._memory, on_idle=self._on_idle
         )
@@ -123,6 +123,7 @@ class Connection:
         try:
             await asyncio.wait(ending)
         finally:
+            self._memory.close()
             if self._capture is not None:
                 self._capture.close()
         for task in tasks:

@@ -19,16 +19,36 @@ log = structlog.get_logger(__name__)
 _RENEWALS = 3
 
 
+class Room:
+    """What a replica has for the projects of its sockets, of all together."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self.used = 0
+
+    def take(self, size: int) -> bool:
+        """Takes so much, if there is as much."""
+        if self.used + size > self._most:
+            return False
+        self.used += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
+
 class Memory:
     """The memory of one socket. Without Redis it is this replica's alone.
 
     Args:
         again: Whether another replica had the socket.
+        room: For projects. One that has none is looked up in Redis whenever it is wanted.
     """
 
-    def __init__(self, connection_id: str, sessions: CodebuffSessions, *, again: bool) -> None:
+    def __init__(self, connection_id: str, sessions: CodebuffSessions, *, again: bool, room: Room) -> None:
         self._id = connection_id
         self._sessions = sessions
+        self._room = room
         self.record = ConnectionRecord()
         # As JSON: prompts are rare, and idle sockets many.
         self._project: bytes | None = None
@@ -59,25 +79,36 @@ class Memory:
 
     async def keep(self, project: Project, identity: Identity | None) -> None:
         """Keeps a project, for the socket, and for the session that it names if it is said whose that is."""
-        self._project = msgspec.json.encode(project)
-        self._may_be_elsewhere = False
-        await self._save(self._project, identity)
+        encoded = msgspec.json.encode(project)
+        self._hold(encoded)
+        await self._save(encoded, identity)
 
     async def project(self, identity: Identity) -> Project | None:
         """The project that the client has told of, here or elsewhere."""
-        sessions = self._sessions
+        sessions, known = self._sessions, self._project
         try:
-            if self._project is None and self._may_be_elsewhere:
-                self._project = await sessions.project("", self._id)
-                if self._project is None and self.record.session:
-                    self._project = await sessions.project(_owner(identity), self.record.session)
-                self._is_kept = self._project is not None
-                self._may_be_elsewhere = False
-            elif self._project is not None and not (self._is_kept and await sessions.renew(self._id)):
-                await self._save(self._project, identity)
+            if known is None and self._may_be_elsewhere:
+                known = await sessions.project("", self._id)
+                if known is None and self.record.session:
+                    known = await sessions.project(_owner(identity), self.record.session)
+                self._is_kept = known is not None
+                self._hold(known)
+            elif known is not None and not (self._is_kept and await sessions.renew(self._id)):
+                await self._save(known, identity)
         except RedisUnavailable as error:
             log.warning("codebuff_project_not_looked_up", error=str(error))
-        return None if self._project is None else msgspec.json.decode(self._project, type=Project)
+        return None if known is None else msgspec.json.decode(known, type=Project)
+
+    def close(self) -> None:
+        """Gives its room to others: the socket is gone."""
+        self._hold(None)
+
+    def _hold(self, project: bytes | None) -> None:
+        if self._project is not None:
+            self._room.give_back(len(self._project))
+        fits = project is None or self._room.take(len(project))
+        self._project = project if fits else None
+        self._may_be_elsewhere = not fits
 
     async def stay(self) -> None:
         """Has what is known be kept for longer, if it is time: the client is there still."""

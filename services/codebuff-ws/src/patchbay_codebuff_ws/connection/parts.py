@@ -13,6 +13,7 @@ from patchbay.state.codebuff_logins import CodebuffLogins
 from patchbay.state.codebuff_sessions import CodebuffSessions
 from patchbay.state.codebuff_topics import Topics
 from patchbay.state.codebuff_usage import CodebuffUsage
+from patchbay_codebuff_ws.connection.memory import Room
 from patchbay_codebuff_ws.ports import Loop
 
 
@@ -44,6 +45,7 @@ class Parts:
     callers: Callers
     admission: Admission
     sessions: CodebuffSessions
+    room: Room
     topics: Topics
     logins: CodebuffLogins
     usage: CodebuffUsage

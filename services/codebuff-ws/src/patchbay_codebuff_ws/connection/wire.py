@@ -22,7 +22,7 @@ LONGEST_ID = 1_000
 
 # Of lists and objects in a frame, those signs within its texts included: all of them are made at once, and everybody
 # waits meanwhile.
-_MOST_VALUES = 8_000_000
+_MOST_VALUES = 4_000_000
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
