@@ -125,8 +125,9 @@ def test_the_client_gets_what_the_upstream_answered(
     assert (through.status_code, direct.status_code) == (200, 200)
     assert through.headers["content-type"] == direct.headers["content-type"]
     statuses = [request.status for request in upstream.requests()]
-    # The program may have asked again before it is ended.
-    assert statuses == [200, 200] or (name in ASKED_AGAIN and statuses == [200, 200, 200])
+    assert set(statuses) == {200}
+    # The program may have asked again before it is ended, on a busy machine more than once.
+    assert len(statuses) == 2 or (name in ASKED_AGAIN and len(statuses) > 2)
     if stream:
         assert events_of(through) == events_of(direct)
     else:

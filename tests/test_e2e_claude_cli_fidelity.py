@@ -36,7 +36,9 @@ def test_the_upstream_gets_what_the_client_wrote(client: httpx.Client, upstream:
 
     answer = send(client, shape)
 
-    request = only(upstream)
+    request, *again = upstream.requests()
+    # An answer that was cut off at its limit the program may ask for again before it is ended.
+    assert not again or name == "one token"
     assert written(seen_upstream(request.body)) == written(expected_upstream(dict(shape.body)))
     betas = request.headers["anthropic-beta"].split(",")
     clients = [beta for each in shape.betas.split(",") if (beta := each.strip()) and beta not in DROPPED_BETAS]

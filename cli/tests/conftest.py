@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -145,7 +146,12 @@ class Machine:
         )
 
     def left(self) -> list[Sequence[str]]:
-        return [psutil.Process(pid).cmdline() for pid in self.seen() if self.lives(pid)]
+        commands = []
+        for pid in filter(self.lives, self.seen()):
+            # It may have ended just now.
+            with suppress(psutil.NoSuchProcess):
+                commands.append(psutil.Process(pid).cmdline())
+        return commands
 
 
 @pytest.fixture
