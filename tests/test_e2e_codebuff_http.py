@@ -269,7 +269,17 @@ def make_projects(directory: Path) -> tuple[list[Json], list[Json]]:
 # --- Text.
 
 WORDS = "Good day, reader: this is a sentence of several pieces. " * 3
-scripted("text", step(Thinking(text="Let me see."), Text(text=WORDS), delta_size=7, usage=Usage(input=40, output=9)))
+scripted(
+    "text",
+    step(
+        Thinking(text="Let me see."),
+        Text(text=WORDS),
+        delta_size=7,
+        # Else those that come together go on together, and a busy machine may find all of them there.
+        delta_delay_ms=50,
+        usage=Usage(input=40, output=9),
+    ),
+)
 scenario("text", agent("text"), connection=True)
 
 
