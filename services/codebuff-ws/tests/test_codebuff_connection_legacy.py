@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sockets import ScriptedLoop, Socket, hang, replica
 
-from patchbay.codebuff.sign_in import login_sealer
+from patchbay.codebuff.login import login_sealer
 from patchbay.errors import UPSTREAM, PatchbayError, make_error
 from patchbay.settings import Settings
 from patchbay.state.codebuff_logins import CodebuffLogins
@@ -318,7 +318,7 @@ KEY = "pb-höchst-secret"
 SECURITY = {"require_api_key": True, "api_keys": [{"key": KEY, "id": "k1", "user": "me@example.test"}]}
 
 
-async def test_a_sign_in(settings_with: SettingsWith) -> None:
+async def test_a_login(settings_with: SettingsWith) -> None:
     settings = legacy(settings_with, security=SECURITY)
     async with replica(settings) as serving, serving.socket() as socket:
         await socket.act("login-code-request", fingerprintId="f", referralCode="ref-1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import structlog
 
-from patchbay.codebuff.sign_in import login_sealer
+from patchbay.codebuff.login import login_sealer
 from patchbay.dispatch.callers import Callers
 from patchbay.errors import OVERLOADED, PatchbayError, make_error
 from patchbay.settings import Settings

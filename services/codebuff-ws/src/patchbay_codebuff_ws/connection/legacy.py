@@ -16,6 +16,7 @@ from patchbay.dispatch.callers import Identity
 from patchbay.errors import InvalidRequest, PatchbayError
 from patchbay_codebuff_ws.connection import legacy_wire, wire
 from patchbay_codebuff_ws.connection.legacy_client import CommitClient, LegacyClient
+from patchbay_codebuff_ws.connection.legacy_login import LegacyLogin
 from patchbay_codebuff_ws.connection.memory import Memory
 from patchbay_codebuff_ws.connection.outbox import Outbox
 from patchbay_codebuff_ws.connection.parts import Parts
@@ -23,7 +24,6 @@ from patchbay_codebuff_ws.connection.project import Project, read_project
 from patchbay_codebuff_ws.connection.prompt_client import Stop
 from patchbay_codebuff_ws.connection.requests import Requests
 from patchbay_codebuff_ws.connection.runner import Run, Runner
-from patchbay_codebuff_ws.connection.sign_in import SignIn
 from patchbay_codebuff_ws.connection.wire import text_of
 from patchbay_codebuff_ws.ports import JsonObject, Prompt
 from patchbay_proto.v1.codebuff_pb2 import Attach, ClientFrame
@@ -43,7 +43,7 @@ class LegacyProtocol:
         self._requests = requests
         self._memory = memory
         self._runner = runner
-        self._sign_in = SignIn(attach, parts)
+        self._login = LegacyLogin(attach, parts)
         # Its client's answers do not say to which question.
         self._reading = asyncio.Lock()
         self._waiting: tuple[Run, LegacyClient] | None = None
@@ -76,7 +76,7 @@ class LegacyProtocol:
             self._user_input(action, frame)
         elif kind == "generate-commit-message":
             self._runner.begin(_CommitAsk(action, self, frame.number), frame)
-        elif (answer := await self._sign_in.answer(kind, action)) is not None:
+        elif (answer := await self._login.answer(kind, action)) is not None:
             self._outbox.put_frame(wire.action(answer))
 
     def prompt_error(self, prompt_id: str, message: str) -> str:

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from patchbay.codebuff.agents import PUBLISHER, VERSION, builtin_agents, published
+from patchbay.codebuff.login import known_user
 from patchbay.codebuff.search import search
-from patchbay.codebuff.sign_in import known_user
 from patchbay.dispatch.callers import Identity
 from patchbay.errors import NOT_FOUND, UNAVAILABLE, InvalidRequest, PatchbayError, make_error
 from patchbay.settings.codebuff import CodebuffSearch

@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse
 
-from patchbay.codebuff.sign_in import login_sealer, signed_in_user
+from patchbay.codebuff.login import login_sealer, signed_in_user
 from patchbay.dispatch.callers import KEY_HEADER
 from patchbay.errors import AUTHENTICATION, RATE_LIMITED, UNAVAILABLE, PatchbayError, make_error
 from patchbay.state.codebuff_logins import TTL_SECONDS, CodebuffLogins, Login

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from patchbay.codebuff.sign_in import signed_in_user
+from patchbay.codebuff.login import signed_in_user
 from patchbay.errors import PatchbayError
 from patchbay.state.connection import RedisUnavailable
 from patchbay_codebuff_ws.connection.parts import Parts
@@ -22,7 +22,7 @@ _TOO_MANY = "Too many sign-ins were begun from this address. Wait a minute."
 _AWAY = "Sign-ins cannot be reached at the moment. Try again."
 
 
-class SignIn:
+class LegacyLogin:
     """What a socket's client asks to sign in.
 
     Args:
