@@ -61,7 +61,7 @@ def test_the_key_of_an_upgrade_is_taken_out_too(tmp_path: Path) -> None:
     assert line["frame"]["data"]["output"] == f"{capture.MASK} {capture.MASK}"
 
 
-@pytest.mark.parametrize("token", ["true", "false", "null", "2026", "1e10", "-1.5"])
+@pytest.mark.parametrize("token", ["true", "false", "null", "2026", "1e10", "-1.5", "[[[]]]", "[1, 2]"])
 def test_a_key_that_may_be_anything_breaks_no_frame(tmp_path: Path, token: str) -> None:
     opened = Captures(tmp_path, worker_id="w1").open("c1", {})
     assert opened is not None

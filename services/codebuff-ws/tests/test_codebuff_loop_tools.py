@@ -102,6 +102,13 @@ async def test_null_is_taken_for_what_is_left_out() -> None:
     assert sent == [{"pattern": "a", "maxResults": 30}, {"a": None, "b": None}]
 
 
+@pytest.mark.parametrize("required", [7, None, "a", {"a": 1}, [{"b": 2}]])
+async def test_null_for_a_tool_whose_schema_makes_no_sense(required: Any) -> None:
+    schema = {"properties": {"a": {"type": "string"}}, "required": required}
+    world, _ = await called(Call("mine", {"a": None}), customToolDefinitions={"mine": {"inputJsonSchema": schema}})
+    assert [wire for _, wire, _, _ in world.client.tool_requests] == [{"a": None}]
+
+
 async def test_a_list_of_what_is_wanted_may_be_empty() -> None:
     spawning = (Call(name, {"agents": []}) for name in ("spawn_agents", "spawn_agents_async"))
     world, results = await called(Call("read_files", {"paths": []}), *spawning)

@@ -27,7 +27,7 @@ _MOST_BYTES = 32 * 1024 * 1024
 _MOST_FILES = 200
 _LONGEST_TEXT = 2_000
 _SHORTEST_TOKEN = 4
-_IS_KEY = re.compile(r"(?!(?:true|false|null|[-+.\deE]*)\Z)")
+_IS_KEY = re.compile(r"(?!(?:true|false|null|[-+.\deE\[\]{}:, ]*)\Z)")
 
 _NAMES = re.compile(r"token\Z|fingerprint|secret|password|api_?key|authorization|cookie|credential", re.IGNORECASE)
 # In a text that is no JSON; what is cut off in its middle ends with the text.
@@ -90,7 +90,7 @@ class FrameCapture:
 
     def keep_out(self, token: str) -> None:
         """Has a client's key be taken out wherever it is said, in commands and their output too."""
-        # A number, or a word of JSON, would be taken out of the frame's own form as well.
+        # What JSON may be made of, but for texts, would be taken out of the frame's own form as well.
         if _IS_KEY.match(token) and len(token) >= _SHORTEST_TOKEN and len(self._tokens) < _MOST_FILES:
             self._tokens.add(msgspec.json.encode(token)[1:-1])
 

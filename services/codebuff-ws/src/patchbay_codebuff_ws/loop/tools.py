@@ -248,7 +248,9 @@ def tool_table(
 def meant(tool: Tool, given: JsonObject) -> JsonObject:
     """What the input of a call is meant to be: some put an output into a field of its own, as newer clients want it,
     and some say null for what they leave out."""
-    nulls = [name for name, value in given.items() if value is None and name not in tool.schema.get("required", ())]
+    required = tool.schema.get("required")
+    needed = required if isinstance(required, list) else []
+    nulls = [name for name, value in given.items() if value is None and name not in needed]
     is_wrapped = tool.name == "set_output" and isinstance(given.get("data"), dict)
     if not (nulls or is_wrapped) or not problems_of(given, tool.schema):
         return given
