@@ -16,7 +16,7 @@ import pytest
 from loop_fakes import Definition, FakeClient, FakeModels, Json, World
 
 from patchbay.settings.codebuff import CodebuffSteps
-from patchbay.testing.eventually import eventually
+from patchbay.testing.eventually import eventually, wait_until
 from patchbay_codebuff_ws.loop import sandbox
 from patchbay_codebuff_ws.loop.sandbox import Sandbox, SandboxProgram
 from patchbay_codebuff_ws.loop.steps import CallTool, Ended, LogEntry, Step, StepsError, StepText, Yield
@@ -265,13 +265,53 @@ if psutil.LINUX:
         assert ran.stdout == b"refused " * 5 + b"and well", ran.stderr.decode()
 
 
-async def test_a_process_ends_with_its_worker(bench: Bench) -> None:
+async def test_a_process_ends_with_its_connection(bench: Bench) -> None:
     program = await bench.start("yield 'STEP'")
     await program.advance(None)
     process = psutil.Process(program.pid)
-    # As a worker's death does it.
     program._writer.transport.abort()
     await eventually(lambda: process.status() == psutil.STATUS_ZOMBIE)
+
+
+WORKER = """
+import asyncio
+
+from patchbay.settings.codebuff import CodebuffSteps
+from patchbay_codebuff_ws.loop.sandbox import Sandbox
+
+
+async def main():
+    sandbox = Sandbox(CodebuffSteps(seconds=1))
+    source = "function* () { yield 'STEP'; for (;;) {} }"
+    waiting, computing = [await sandbox.start(source, {}, log=print) for _ in range(2)]
+    await waiting.advance(None)
+    await computing.advance(None)
+    print(waiting.pid, computing.pid, flush=True)
+    await computing.advance({})
+
+
+asyncio.run(main())
+"""
+
+
+def test_programs_end_when_their_worker_is_killed() -> None:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, env={})
+    try:
+        assert worker.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in worker.stdout.readline().split()]
+        wait_until(lambda: sum(processes[1].cpu_times()[:2]) > 0.2, what="the one that computes")
+    finally:
+        worker.kill()
+        worker.communicate()
+    # One waits for its worker, the other one for nobody: it has its limit of CPU time.
+    wait_until(lambda: not any(map(runs, processes)), seconds=30, what="the ends of the programs")
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_who_is_cancelled_ends_the_program(bench: Bench) -> None:
