@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from typing import Self
 
 import msgspec
@@ -46,7 +47,7 @@ def frame_of(body: str, **fields: str) -> bytes:
     return f'{{"type":"response.create"{more},{body[1:]}'.encode()
 
 
-class SocketClient(StreamClient):
+class SocketClient(StreamClient, ABC):
     """One connection. The frames of an answer are kept as the events of a stream would be."""
 
     def __init__(self, dialect: ClientDialect) -> None:
@@ -100,9 +101,9 @@ class SocketClient(StreamClient):
         elif isinstance(protocol.handshake_exc, InvalidHandshake):
             self._upgraded.set_exception(StreamBroken(str(protocol.handshake_exc)))
 
+    @abstractmethod
     def _on_text(self, event: bytes) -> None:
         """Takes a frame."""
-        raise NotImplementedError
 
     def _take(self, event: bytes, *, is_last: bool) -> None:
         """Adds a frame to the running answer."""
