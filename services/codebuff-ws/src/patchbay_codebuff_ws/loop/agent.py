@@ -9,18 +9,17 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from patchbay.canonical import Chat, Finished
+from patchbay.canonical import Chat
 from patchbay.errors import CONTEXT_LENGTH, PatchbayError
-from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
+from patchbay_codebuff_ws.loop.answer import Answer
+from patchbay_codebuff_ws.loop.calls import run_calls
 from patchbay_codebuff_ws.loop.context import Context, Output
 from patchbay_codebuff_ws.loop.definitions import Definition
-from patchbay_codebuff_ws.loop.execute import error_part, is_error, run_tool
 from patchbay_codebuff_ws.loop.files import Files
 from patchbay_codebuff_ws.loop.history import (
     assistant_message,
     json_text,
     last_answer,
-    model_name,
     name_calls,
     system_notice,
     text_of,
@@ -36,11 +35,10 @@ from patchbay_codebuff_ws.loop.prune import pruned, text_tokens
 from patchbay_codebuff_ws.loop.record import Record
 from patchbay_codebuff_ws.loop.request import Request
 from patchbay_codebuff_ws.loop.runs import Status
-from patchbay_codebuff_ws.loop.schemas import problems_of
 from patchbay_codebuff_ws.loop.shortcuts import instruction_of
 from patchbay_codebuff_ws.loop.state import AgentState
 from patchbay_codebuff_ws.loop.steps import StepsError
-from patchbay_codebuff_ws.loop.tools import BUILT_IN, Tool, mcp_tool, mcp_wanted, meant, tool_table
+from patchbay_codebuff_ws.loop.tools import mcp_tool, mcp_wanted, tool_table
 from patchbay_codebuff_ws.ports import JsonObject, Part
 
 log = structlog.get_logger(__name__)
@@ -70,6 +68,8 @@ class Agent:
 
     Attributes:
         paused: Whether it has used up its steps before it was done.
+        record: What is written down of its run.
+        files_stale: Whether files may be others than it has seen.
         edited: Files that this step has changed, as they are now.
         added: Messages that tools of this step add to the conversation, after the results of the tools.
         inbox: Messages from the agents in `beside`, which work beside this one.
@@ -124,12 +124,12 @@ class Agent:
         self._inherits = parent is not None and definition.inherit_parent_system_prompt
         self.system: str = parent.system if parent is not None and self._inherits else self.prompts.system()
         self._prompt, self._params, self._content, self._special = prompt, params, content, special
-        self._record = Record(context.runs, state, self.model)
+        self.record = Record(context.runs, state, self.model)
         self._said = ""
         self.paused = False
         self._reminded = False
         # Files may be others than agents have seen: another prompt, a command or another agent came between.
-        self._files_stale = parent is None
+        self.files_stale = parent is None
         self._earlier = last_answer(state.history)
         # On a conversation that is its parent's, what lives as long as the parent's run is not this one's to end.
         self._parents = [message for message in state.history if "timeToLive" in message] if inline else []
@@ -164,7 +164,7 @@ class Agent:
     async def run(self) -> JsonObject:
         """Runs it to its end; the AgentOutput. Its failure is an output of type `error`."""
         self.state.run_id = str(uuid.uuid4())
-        self._record.start(self.definition.id, self.context.prompt.owner)
+        self.record.start(self.definition.id, self.context.prompt.owner)
         status: Status = "failed"
         error = ""
         try:
@@ -183,8 +183,8 @@ class Agent:
             output = {"type": "error", "message": error}
         finally:
             self._expire()
-            self._record.finish(status, error)
-            await self._record.written()
+            self.record.finish(status, error)
+            await self.record.written()
         return output
 
     async def _run(self) -> JsonObject:
@@ -303,13 +303,13 @@ class Agent:
         spent = await self.charge(answer)
         name_calls(answer.calls, state.history)
         state.steps_remaining -= 1
-        self._record.steps += 1
+        self.record.steps += 1
         self.take(answer)
         self.edited.clear()
-        ended = await self._run_calls(answer)
+        ended = await run_calls(self, answer)
         state.history += self.added
         self.added.clear()
-        self._record.step(answer, spent)
+        self.record.step(answer, spent)
         return ended
 
     def take(self, answer: Answer) -> None:
@@ -323,12 +323,12 @@ class Agent:
         """Tells the model what has happened beside it."""
         if self.inbox:
             # Whoever reports may have changed files since it was started.
-            self._files_stale = True
+            self.files_stale = True
             self.state.history += self.inbox
             self.inbox.clear()
-        if not self._files_stale:
+        if not self.files_stale:
             return
-        self._files_stale = False
+        self.files_stale = False
         entries = await self.files.changes() if "read_files" in self.tools else []
         if self._lacks_knowledge():
             self.state.history.append(user_message(system_notice(knowledge(self.context.project)), keep=True))
@@ -372,8 +372,8 @@ class Agent:
             if answer.text.strip():
                 # What the user has seen is part of the conversation.
                 self.take(Answer.of_text(answer.text))
-            self._record.steps += 1
-            self._record.step(answer, await self.charge(answer), failure.error.message)
+            self.record.steps += 1
+            self.record.step(answer, await self.charge(answer), failure.error.message)
             raise
         return answer
 
@@ -422,56 +422,3 @@ class Agent:
             tools=[tool.canonical() for tool in self.tools.values()],
             reasoning=plain(self.definition.reasoning_options),
         )
-
-    # Tools.
-
-    async def _run_calls(self, answer: Answer) -> bool:
-        """Runs the calls of an answer in their order; whether the turn has ended."""
-        goes_on = answer.stop_reason == Finished.STOP_REASON_PAUSE_TURN
-        ends = False
-        for call in answer.calls:
-            if self.context.client.cancelled:
-                return True
-            tool = self._tool(call.name)
-            output = await self._run_call(call, tool)
-            if tool is not None and tool.name == "end_turn":
-                ends = True
-            goes_on = goes_on or tool is None or tool.counts or is_error(output)
-        return ends or not goes_on
-
-    def _tool(self, name: str) -> Tool | None:
-        return self.tools.get(name) or next((one for one in self.tools.values() if model_name(one.name) == name), None)
-
-    async def _run_call(self, call: ToolCall, tool: Tool | None) -> list[Part]:
-        given = call.input
-        if tool is not None and given is not None:
-            given = meant(tool, given)
-        if tool is None:
-            known = ", ".join(self.tools) or "none"
-            why = "is not available to this agent" if call.name in BUILT_IN else "does not exist"
-            output = error_part(f"The tool `{call.name}` {why} (tools: {known}).")
-        elif given is None:
-            output = error_part(f"The input of `{tool.name}` is no JSON object: {call.text[:500]}")
-        elif problems := problems_of(given, tool.schema):
-            output = error_part(f"The input of `{tool.name}` is wrong: {problems}")
-        else:
-            return await self.use(tool, given, call.id, kept=True)
-        self._record.called(call.name, failed=True)
-        self.state.history.append(tool_message(call.id, call.name, output))
-        return output
-
-    async def use(self, tool: Tool, given: JsonObject, call_id: str, *, kept: bool) -> list[Part]:
-        """Runs a tool, with its events; `kept`: its result goes into the conversation."""
-        about = {"toolCallId": call_id, "toolName": tool.name}
-        await self.output.event({"type": "tool_call", **about, "input": given})
-        output = await run_tool(self, tool, given)
-        self._record.called(tool.name, failed=is_error(output))
-        if tool.changes_files:
-            # It may have changed any of them.
-            self._files_stale = True
-            self.edited.clear()
-        await self.output.event({"type": "tool_result", **about, "output": output})
-        # Of a conversation that was replaced, the call is no part.
-        if kept and tool.name != "set_messages":
-            self.state.history.append(tool_message(call_id, tool.name, output))
-        return output

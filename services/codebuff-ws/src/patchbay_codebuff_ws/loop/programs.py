@@ -7,6 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from patchbay_codebuff_ws.loop.answer import Answer, ToolCall
+from patchbay_codebuff_ws.loop.calls import use
 from patchbay_codebuff_ws.loop.context import unless_cancelled
 from patchbay_codebuff_ws.loop.history import json_text
 from patchbay_codebuff_ws.loop.schemas import problems_of
@@ -140,7 +141,7 @@ class ProgramRun:
         if call.shown:
             agent.take(Answer.of_call(ToolCall(call_id, tool.name, json_text(given))))
         agent.edited.clear()
-        output = await agent.use(tool, given, call_id, kept=call.shown)
+        output = await use(agent, tool, given, call_id, kept=call.shown)
         agent.state.history += agent.added
         agent.added.clear()
         return output
